@@ -1,0 +1,1 @@
+"""Golden values from reference implementations, and the scripts that made them."""

@@ -1,0 +1,1 @@
+"""Explainable recommendation with language models, in JAX and Flax."""

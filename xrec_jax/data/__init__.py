@@ -1,0 +1,1 @@
+"""From raw files to tables, examples and batches; knows nothing of models."""

@@ -1,0 +1,1 @@
+"""One reader a publisher: raw files to the three tables."""

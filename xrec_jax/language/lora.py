@@ -1,0 +1,60 @@
+"""LoRA: low-rank pairs beside frozen matrices (Hu et al. 2021, arXiv 2106.09685).
+
+An adapter is the pytree that `Llama` looks up in its `lora` collection: at the path of each target
+matrix W [layers, in, out] a pair A [layers, in, r] and B [layers, r, out]; the layer computes
+x W + x A B · alpha / r. B starts at zero, so a fresh adapter changes nothing.
+"""
+
+import dataclasses
+import math
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+
+from xrec_jax.errors import UserError, nearest
+
+TARGETS = ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj')
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    rank: int = 8
+    alpha: float = 16.0
+    targets: tuple[str, ...] = TARGETS
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+    def __post_init__(self):
+        for target in self.targets:
+            if target not in TARGETS:
+                raise UserError(f'lora.targets: "{target}" is not a projection.{nearest(target, TARGETS)}')
+
+
+def init_adapter(key: jax.Array, params: dict, config: LoraConfig) -> dict:
+    """A fresh adapter for the base weights `params` (arrays or shapes): A uniform as in PEFT, B zero."""
+    adapter = {}
+    kernels = flax.traverse_util.flatten_dict(params)
+    for path, kernel in sorted(kernels.items()):
+        if path[-1] != 'kernel' or path[-2] not in config.targets:
+            continue
+        *layers, fan_in, fan_out = kernel.shape
+        key, subkey = jax.random.split(key)
+        bound = math.sqrt(1 / fan_in)  # Kaiming uniform with a = √5, PEFT's default
+        shape = (*layers, fan_in, config.rank)
+        adapter[path[:-1] + ('a',)] = jax.random.uniform(subkey, shape, jnp.float32, -bound, bound)
+        adapter[path[:-1] + ('b',)] = jnp.zeros((*layers, config.rank, fan_out), jnp.float32)
+    return flax.traverse_util.unflatten_dict(adapter)
+
+
+def merge(params: dict, adapter: dict, config: LoraConfig) -> dict:
+    """Base weights with the adapter added in: W + A B · alpha / r."""
+    flat = dict(flax.traverse_util.flatten_dict(params))
+    pairs = flax.traverse_util.flatten_dict(adapter)
+    for path in {path[:-1] for path in pairs}:
+        delta = jnp.einsum('...ir,...ro->...io', pairs[path + ('a',)], pairs[path + ('b',)])
+        kernel = flat[path + ('kernel',)]
+        flat[path + ('kernel',)] = (kernel + delta * config.scale).astype(kernel.dtype)
+    return flax.traverse_util.unflatten_dict(flat)

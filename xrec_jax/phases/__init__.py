@@ -1,0 +1,1 @@
+"""The five verbs: fit, tune, align, explain, judge."""

@@ -1,0 +1,1 @@
+"""Predictors: ids (and text features) to scores."""

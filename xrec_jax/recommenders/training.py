@@ -1,0 +1,236 @@
+"""Training of predictors: one epoch is one `jit`, the state is one pytree.
+
+  init_state   parameters, optimizer and book-keeping of epoch 0
+  run_epoch    shuffle -> lax.scan over batches -> score the validation rows -> keep the best
+  predict      scores of any rows, in blocks
+  fit          the loop: run_epoch until `epochs`, or no better for `patience` epochs
+
+An epoch's randomness comes from fold_in(state.key, state.epoch) alone, so a state that was saved
+after any epoch continues to the same bits. Everything is plain `jnp`: under a mesh, make the state
+with `jit(init_state, out_shardings=...)` from `state_specs` and hand in sharded rows.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from xrec_jax.data import protocols
+from xrec_jax.errors import UserError, nearest
+from xrec_jax.recommenders import objectives
+from xrec_jax.recommenders.fields import Fields
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How a predictor is trained. Frozen and hashable: a static argument of `jit`."""
+
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-2     # decoupled (AdamW), on the MLP's and the projection's kernels
+    embedding_decay: float = 1e-2  # the same on embeddings and first-order weights
+    batch_size: int = 256
+    epochs: int = 50               # at most
+    patience: int = 5              # epochs without a better validation score before it stops
+    monitor: str = 'log_loss'      # or 'auc', of the validation rows
+    text_dropout: float = 0.2      # share of training rows whose explanation is withheld, so that
+                                   # the ablation of ExpCTR eq. 13 has been trained for
+
+    def __post_init__(self):
+        if self.monitor not in objectives.MONITORS:
+            raise UserError(f'monitor: "{self.monitor}" is no score to stop by.'
+                            f'{nearest(self.monitor, objectives.MONITORS)}')
+
+
+@functools.partial(jax.tree_util.register_dataclass,
+                   data_fields=['user', 'item', 'label', 'text'], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """What a predictor is trained on or asked: N pairs, each with its explanations or zeros."""
+
+    user: jax.Array         # int32 [N], row in the users table
+    item: jax.Array         # int32 [N], row in the items table
+    label: jax.Array        # float32 [N], 0 or 1
+    text: jax.Array | None  # float32 [N, K, d]; None = no explanations
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, meta_fields=[],
+    data_fields=['params', 'opt_state', 'epoch', 'key', 'best_params', 'best_score', 'best_epoch'])
+@dataclasses.dataclass(frozen=True)
+class State:
+    """All that a resumed run needs."""
+
+    params: Any
+    opt_state: Any
+    epoch: jax.Array       # int32 [], epochs done
+    key: jax.Array         # typed PRNG key; never advances
+    best_params: Any
+    best_score: jax.Array  # float32 [], higher is better
+    best_epoch: jax.Array  # int32 [], the epoch (from 1) of best_params; 0 = none yet
+
+
+def make_rows(examples: protocols.Examples, text: np.ndarray | None = None,
+              index: np.ndarray | None = None) -> Rows:
+    """Rows on the device from `examples`; `index` [N] picks (and repeats) examples, one for each
+    of the explanations `text` [N, K, d]."""
+    index = np.arange(len(examples.user)) if index is None else index
+    if text is not None and (text.ndim != 3 or len(text) != len(index)):
+        raise ValueError(f'text {text.shape} for {len(index)} rows: must be [N, K, d]')
+    return Rows(user=jnp.asarray(examples.user[index], jnp.int32),
+                item=jnp.asarray(examples.item[index], jnp.int32),
+                label=jnp.asarray(examples.label[index], jnp.float32),
+                text=None if text is None else jnp.asarray(text, jnp.float32))
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'config'))
+def init_state(model: nn.Module, config: TrainConfig, fields: Fields, key: jax.Array) -> State:
+    """State before the first epoch; pure, from one key."""
+    return nn.unbox(_init(model, config, fields, key))
+
+
+def state_specs(model: nn.Module, config: TrainConfig, fields: Fields) -> State:
+    """The state's PartitionSpecs in logical axis names; shapes only, nothing is allocated."""
+    return nn.get_partition_spec(
+        jax.eval_shape(lambda: _init(model, config, fields, jax.random.key(0))))
+
+
+def _init(model: nn.Module, config: TrainConfig, fields: Fields, key: jax.Array) -> State:
+    init_key, key = jax.random.split(key)
+    one = jnp.zeros(1, jnp.int32)
+    params = model.init(init_key, *_features(fields, one, one))['params']
+    return State(params=params, opt_state=_optimizer(config).init(params),
+                 epoch=jnp.int32(0), key=key, best_params=params,
+                 best_score=jnp.float32(-jnp.inf), best_epoch=jnp.int32(0))
+
+
+def _optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """AdamW whose decoupled decay differs between tables and kernels; biases have none."""
+
+    def mask(names):
+        return lambda params: jax.tree_util.tree_map_with_path(
+            lambda path, _: any(getattr(k, 'key', None) in names for k in path), params)
+
+    return optax.chain(
+        optax.scale_by_adam(),
+        optax.add_decayed_weights(config.weight_decay, mask(('kernel',))),
+        optax.add_decayed_weights(config.embedding_decay, mask(('embedding', 'weight'))),
+        optax.scale_by_learning_rate(config.learning_rate))
+
+
+def _features(fields: Fields, user: jax.Array, item: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """ids int32 [B, Fu + Fi] and attributes int32 [B, A] of pairs."""
+    ids = jnp.concatenate([fields.user_fields[user], fields.item_fields[item]], axis=1)
+    return ids, fields.item_attributes[item]
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'config'))
+def run_epoch(model: nn.Module, config: TrainConfig, fields: Fields, state: State, train: Rows,
+              valid: Rows) -> tuple[State, dict[str, jax.Array]]:
+    """One pass over `train` in a new order, then a look at `valid`.
+
+    The last batch is filled up with masked rows. Returns the next state and 'loss' (mean training
+    loss over the pass, in nats) and 'score' (the monitor on `valid`, higher is better).
+    """
+    num_rows = train.user.shape[0]
+    size = min(config.batch_size, num_rows)
+    steps = -(-num_rows // size)
+    key = jax.random.fold_in(state.key, state.epoch)
+    order_key, key = jax.random.split(key)
+    order = jnp.pad(jax.random.permutation(order_key, num_rows), (0, steps * size - num_rows))
+    mask = (jnp.arange(steps * size) < num_rows).astype(jnp.float32)
+    optimizer = _optimizer(config)
+
+    def loss_fn(params, rows, mask, key):
+        dropout_key, text_key = jax.random.split(key)
+        text = rows.text
+        if text is not None:
+            keep = jax.random.bernoulli(text_key, 1 - config.text_dropout, (size, 1, 1))
+            text = jnp.where(keep, text, 0.0)
+        logits = model.apply({'params': params}, *_features(fields, rows.user, rows.item), text,
+                             train=True, rngs={'dropout': dropout_key})
+        return objectives.binary_cross_entropy(logits, rows.label, mask)
+
+    def step(carry, batch):
+        params, opt_state = carry
+        index, mask, n = batch
+        rows = jax.tree.map(lambda x: x[index], train)
+        loss, grads = jax.value_and_grad(loss_fn)(params, rows, mask, jax.random.fold_in(key, n))
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), loss * mask.sum()
+
+    (params, opt_state), losses = jax.lax.scan(
+        step, (state.params, state.opt_state),
+        (order.reshape(steps, size), mask.reshape(steps, size), jnp.arange(steps)))
+    score = objectives.MONITORS[config.monitor](_logits(model, params, fields, valid), valid.label)
+    epoch = state.epoch + 1
+    better = score > state.best_score
+    keep_best = functools.partial(jnp.where, better)
+    state = State(params=params, opt_state=opt_state, epoch=epoch, key=state.key,
+                  best_params=jax.tree.map(keep_best, params, state.best_params),
+                  best_score=keep_best(score, state.best_score),
+                  best_epoch=keep_best(epoch, state.best_epoch))
+    return state, {'loss': losses.sum() / num_rows, 'score': score}
+
+
+def _logits(model: nn.Module, params: Any, fields: Fields, rows: Rows, block: int = 4096):
+    """Logits [N], `block` rows at a time, so that memory does not grow with N."""
+    num_rows = rows.user.shape[0]
+    block = min(block, num_rows)
+    num_blocks = -(-num_rows // block)
+    pad = num_blocks * block - num_rows
+
+    def blocks(x):
+        return jnp.pad(x, [(0, pad)] + [(0, 0)] * (x.ndim - 1)).reshape(num_blocks, block, *x.shape[1:])
+
+    def apply(rows):
+        return model.apply({'params': params}, *_features(fields, rows.user, rows.item), rows.text)
+
+    return jax.lax.map(apply, jax.tree.map(blocks, rows)).reshape(-1)[:num_rows]
+
+
+@functools.partial(jax.jit, static_argnames=('model',))
+def predict(model: nn.Module, params: Any, fields: Fields, rows: Rows) -> jax.Array:
+    """Scores s = sigmoid(logit), float32 [N]; with `rows.text` None, ExpCTR eq. 13's ablation."""
+    return jax.nn.sigmoid(_logits(model, params, fields, rows))
+
+
+def finished(state: State, config: TrainConfig) -> bool:
+    """Whether training is over: all epochs done, or `patience` of them without a better score."""
+    epoch, best = int(state.epoch), int(state.best_epoch)
+    return epoch >= config.epochs or (epoch > 0 and epoch - best >= config.patience)
+
+
+def fit(model: nn.Module, config: TrainConfig, fields: Fields, train: Rows, valid: Rows, *,
+        key: jax.Array | None = None, state: State | None = None,
+        on_epoch: Callable[[State, dict[str, float]], None] | None = None) -> State:
+    """Trains until `finished`; the model is the result's `best_params`.
+
+    Args:
+      key: of a new run; `state`: of a run to continue. One of the two.
+      on_epoch: called after each epoch with the state (to save) and 'epoch', 'loss', 'score'.
+
+    Raises:
+      UserError: the loss is no longer a finite number; states up to the epoch before are sound.
+    """
+    if (key is None) == (state is None):
+        raise ValueError('fit needs a key to start from or a state to continue, not both')
+    for name, rows in (('train', train), ('valid', valid)):
+        if rows.user.shape[0] == 0:
+            raise UserError(f'The predictor has no {name} rows: use more samples (num_samples).')
+    state = init_state(model, config, fields, key) if state is None else state
+    while not finished(state, config):
+        state, metrics = run_epoch(model, config, fields, state, train, valid)
+        metrics = {'epoch': int(state.epoch)} | {k: float(v) for k, v in metrics.items()}
+        if not np.isfinite(metrics['loss']):
+            raise UserError(f'The predictor\'s loss is {metrics["loss"]} in epoch {metrics["epoch"]}: '
+                            f'lower learning_rate (now {config.learning_rate:g}) or check the text '
+                            'features for values that are not finite.')
+        if on_epoch:
+            on_epoch(state, metrics)
+    return state

@@ -1,0 +1,1 @@
+"""PPO and rewards: functions on arrays."""

@@ -1,0 +1,135 @@
+"""ExpCTR's rewards (its section 4.2), as functions of arrays over `B`.
+
+Source: Yu, Zhang, Chen, "Explainable CTR Prediction via LLM Reasoning"; equation numbers are its.
+
+LC, the language model as scorer: after reading the explanation, does it answer Yes to items the
+user liked?
+    label_log_prob -> lc_score (eq. 8) -> lc_reward (eq. 9) -> normalize_and_clip (eq. 10)
+IC, the CTR model as scorer: does it predict better with the explanation, and does it listen?
+    ic_reward (eq. 13) -> normalize_and_clip (eq. 10)
+`penalize_truncated` lowers the score of responses without an end-of-sequence token.
+
+Rewards carry no gradient by use: PPO treats them as data.
+"""
+
+from collections.abc import Sequence
+
+import chex
+import jax
+from jax import numpy as jnp
+
+from xrec_jax.errors import UserError, nearest
+from xrec_jax.rl.masked import center, masked_var
+
+SCORE_FORMS = ('logits', 'probabilities')
+
+
+def label_log_prob(log_probs: chex.Array, token_ids: Sequence[int]) -> chex.Array:
+    """Returns log p(t_0 in V) for a set V of first tokens that spell a label: eq. 8's V_pos, V_neg.
+
+    log_probs: [B, V] log-softmax of the scorer's logits at the first answer position.
+    token_ids: Python ints, e.g. the tokenizer's ids of 'Yes', ' Yes', 'yes'; repeats count once.
+    Result: float32 [B], the logsumexp over the set.
+    Raises ValueError for an empty set or an id outside the vocabulary: indexing under jit would
+    silently take the last token instead.
+    """
+    chex.assert_rank(log_probs, 2)
+    ids = sorted({int(i) for i in token_ids})
+    if not ids:
+        raise ValueError('token_ids is empty: name at least one token that spells the label')
+    if ids[0] < 0 or ids[-1] >= log_probs.shape[1]:
+        raise ValueError(f'token_ids {ids} go beyond the vocabulary of {log_probs.shape[1]}')
+    picked = log_probs[:, jnp.asarray(ids)].astype(jnp.float32)
+    return jax.nn.logsumexp(picked, axis=-1)
+
+
+def lc_score(
+    yes_log_prob: chex.Array,
+    no_log_prob: chex.Array,
+    temperature: float = 1.0,
+    form: str = 'logits',
+) -> chex.Array:
+    """Returns the scorer's probability that the user likes the item: ExpCTR eq. 8.
+
+    yes_log_prob, no_log_prob: [B], finite, from `label_log_prob`. temperature: T > 0.
+    Result: float32 [B] in [0, 1].
+
+    form='logits' (default): softmax of the log-probabilities over T, that is
+        p_yes^(1/T) / (p_yes^(1/T) + p_no^(1/T)).
+    Log-probabilities equal logits up to a constant that cancels, so for single tokens this is the
+    softmax over the two logits; it spans (0, 1), and at T = 1 it is p_yes given that the answer
+    is one of the two.
+    form='probabilities': eq. 8 as printed, exp(p_yes/T) / (exp(p_yes/T) + exp(p_no/T)).
+    At T = 1 it can only lie in [1/(1+e), e/(1+e)] = [0.27, 0.73], and near 0.5 for a scorer that
+    puts little mass on either answer, whatever their ratio: log loss and MAE could not become
+    good, so it is not the default. (Eq. 10 rescales either for PPO; reported scores are not.)
+    """
+    chex.assert_rank([yes_log_prob, no_log_prob], 1)
+    chex.assert_equal_shape([yes_log_prob, no_log_prob])
+    if form not in SCORE_FORMS:
+        raise UserError(f'unknown form of the LC score "{form}".{nearest(form, SCORE_FORMS)}')
+    yes, no = yes_log_prob.astype(jnp.float32), no_log_prob.astype(jnp.float32)
+    if form == 'probabilities':
+        yes, no = jnp.exp(yes), jnp.exp(no)
+    return jax.nn.sigmoid((yes - no) / temperature)
+
+
+def lc_reward(labels: chex.Array, scores: chex.Array) -> chex.Array:
+    """Returns R_LC = 1 - |y - s|, float32 [B] in [0, 1]: ExpCTR eq. 9.
+
+    labels: [B] of 0 and 1, any dtype. scores: [B] from `lc_score`.
+    """
+    chex.assert_rank([labels, scores], 1)
+    chex.assert_equal_shape([labels, scores])
+    return 1.0 - jnp.abs(labels.astype(jnp.float32) - scores.astype(jnp.float32))
+
+
+def ic_reward(
+    labels: chex.Array, scores: chex.Array, scores_without_text: chex.Array
+) -> chex.Array:
+    """Returns R_IC = 1 - |y - s| + |s - s~|, float32 [B] in [0, 2]: ExpCTR eq. 13.
+
+    labels: [B] of 0 and 1, any dtype. scores: [B], the CTR model's with the explanation.
+    scores_without_text: [B], s~, the same model's with zero vectors in the explanation's place.
+    The last term pays for any influence of the text, also a harmful one; as printed, a move away
+    from the label by d costs d and earns d, so it is neutral, and a move towards it earns 2d.
+    """
+    chex.assert_rank([labels, scores, scores_without_text], 1)
+    chex.assert_equal_shape([labels, scores, scores_without_text])
+    influence = jnp.abs(scores.astype(jnp.float32) - scores_without_text.astype(jnp.float32))
+    return lc_reward(labels, scores) + influence
+
+
+def normalize_and_clip(
+    rewards: chex.Array,
+    clip: float,
+    mask: chex.Array | None = None,
+    epsilon: float = 1e-6,
+) -> chex.Array:
+    """Returns clip((R - mean(R)) / (std(R) + epsilon), -clip, clip): ExpCTR eq. 10.
+
+    rewards: [B], the global batch: mean and std are over all devices and hosts, so call it inside
+    `jit` on the sharded array, never per host. clip: the paper's delta (1.0 in its section 5.1.4).
+    mask: [B], rows that are real (None: all); the others, rows that fill up a batch, get 0.
+    Result: float32 [B].
+    The population std (the paper does not say). epsilon is added to the std, not to the variance,
+    and is small: rewards of a weak scorer differ by 1e-4 and should still be scaled to one.
+    Constant rewards, and a batch of one, give exact zeros.
+    """
+    chex.assert_rank(rewards, 1)
+    mask = jnp.ones(rewards.shape, bool) if mask is None else mask.astype(bool)
+    chex.assert_equal_shape([rewards, mask])
+    _, centered = center(rewards, mask)
+    scaled = centered / (jnp.sqrt(masked_var(rewards, mask)) + epsilon)
+    return jnp.where(mask, jnp.clip(scaled, -clip, clip), 0.0)
+
+
+def penalize_truncated(scores: chex.Array, truncated: chex.Array, penalty: float) -> chex.Array:
+    """Returns scores - penalty where the response has no end-of-sequence token, float32 [B].
+
+    scores: [B], normalised. truncated: bool [B] from `ppo.response_mask`. penalty: 0 turns it off.
+    Subtracted, as TRL's `missing_eos_penalty`, after eq. 10, so that it does not drown in the std.
+    """
+    chex.assert_rank([scores, truncated], 1)
+    chex.assert_equal_shape([scores, truncated])
+    return scores.astype(jnp.float32) - jnp.where(truncated, jnp.float32(penalty), 0.0)
