@@ -5,6 +5,7 @@ Exit codes: 0 done, 2 bad input (one `error: ...` on stderr, no traceback), 130 
 and 1 mean a bug of ours.
 """
 
+import contextlib
 import errno
 import re
 import sys
@@ -96,6 +97,7 @@ def _keys(config: ConfigDict, prefix: str = '') -> Iterator[str]:
 
 
 def _leave(code: int, message: str) -> None:
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):  # where stdout is what is full
+        sys.stdout.flush()
     print(message, file=sys.stderr)
     sys.exit(code)

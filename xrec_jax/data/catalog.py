@@ -1,29 +1,33 @@
 """Every dataset by name: where its publisher keeps it, under which terms, and who reads it.
 
-`load` finds the raw files in a folder (unpacked, or still in the publisher's archive), fetches the
-archive with a checksum where it must, and hands them to the reader. A new dataset is a reader and
-an entry in `CATALOG`.
+1. `CATALOG`: one entry a dataset; a new dataset is a reader and an entry
+2. `load`: a folder that `prepare` wrote is read as it stands; else the raw files are found in a
+   folder (unpacked, or still in the publisher's archive), fetched with a checksum where they must
+   be, and handed to the reader. "simulated" has no raw files: options of its reader draw the world.
 """
 
 import dataclasses
 import hashlib
 import http.client
+import inspect
+import json
 import os
 import pathlib
 import sys
 import tempfile
 import urllib.request
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from xrec_jax.data import tables
-from xrec_jax.data.readers import delimited, movielens
+from xrec_jax.data.readers import delimited, movielens, simulated
 from xrec_jax.errors import UserError, nearest
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One dataset; `reader` takes the folder that holds `files` and options of its own."""
+    """One dataset; `reader(root, **options)` takes the folder that holds `files`."""
 
     reader: Callable[..., tables.Dataset]
     licence: str
@@ -32,6 +36,7 @@ class Entry:
     md5: str
     files: tuple[str, ...]
     folder: str  # that holds `files` inside the archive
+    options: tuple[str, ...]  # names that `reader` takes
 
     @property
     def archive(self) -> str:
@@ -39,8 +44,13 @@ class Entry:
 
 
 def _simulated(root: None, **options) -> tables.Dataset:
-    from xrec_jax.data.readers import simulated  # the world is not needed to read files
-    return simulated.simulate(**options)
+    del root
+    return simulated.simulate(simulated.World(**options))
+
+
+def _keywords(reader: Callable) -> tuple[str, ...]:
+    parameters = inspect.signature(reader).parameters.values()
+    return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
 
 CATALOG = {
@@ -48,10 +58,12 @@ CATALOG = {
         reader=movielens.ml_100k, licence=movielens.LICENCE, citation=movielens.CITATION,
         url='https://files.grouplens.org/datasets/movielens/ml-100k.zip',
         md5='0e33842e24a9c977be4e0107933c0723',
-        files=('u.data', 'u.item', 'u.user'), folder='ml-100k'),
+        files=('u.data', 'u.item', 'u.user'), folder='ml-100k',
+        options=_keywords(movielens.ml_100k)),
     'simulated': Entry(
-        reader=_simulated, licence='Apache-2.0 (made here, of nobody\'s data)', citation='',
-        url='', md5='', files=(), folder=''),
+        reader=_simulated, licence=simulated.LICENCE, citation='',
+        url='', md5='', files=(), folder='',
+        options=tuple(field.name for field in dataclasses.fields(simulated.World))),
 }
 
 
@@ -62,21 +74,68 @@ def entry(name: str) -> Entry:
     return CATALOG[name]
 
 
-def load(name: str, data_dir: str | os.PathLike, **options) -> tables.Dataset:
-    """Returns the validated dataset `name`; its raw files are in `data_dir` or are fetched to it.
+def load(name: str, data_dir: str | os.PathLike | None = None, **options: Any) -> tables.Dataset:
+    """Returns the validated dataset `name`.
 
-    `options` go to the reader ("simulated" takes `config`, and needs no `data_dir`).
+    Args:
+      name: a key of `CATALOG`.
+      data_dir: the folder of the raw files, unpacked or in the publisher's archive; the archive is
+        fetched to it if it holds neither. Or a folder that `xrec_jax.prepare` (`tables.write`)
+        wrote, which is read as it stands. Not needed by "simulated".
+      **options: of the reader. "simulated" takes the fields of `readers.simulated.World`, "ml-100k"
+        takes `whole`. With a prepared folder they must be what it was made with.
+
+    Raises:
+      UserError: an unknown name or option (names the nearest), an option of a wrong type or value,
+        no `data_dir` where there are raw files, a prepared folder of another dataset, and all that
+        is wrong with the files (file, line, column).
     """
     found = entry(name)
+    root = pathlib.Path(data_dir).expanduser() if data_dir else None
+    if root and (root / 'dataset.json').is_file():
+        return _prepared(name, root, options)
+    _known_options(name, options, found.options)
     if not found.url:
+        if root:
+            raise UserError(f'{root}: holds no prepared dataset (no dataset.json), and "{name}" has '
+                            'no raw files: leave data_dir out to draw it')
         return tables.validate(found.reader(None, **options))
-    root, recipe = _find(found, pathlib.Path(data_dir).expanduser())
-    dataset = found.reader(root, **options)
-    return tables.validate(dataclasses.replace(dataset, recipe={'url': found.url, 'md5': recipe}))
+    if root is None:
+        raise UserError(f'dataset "{name}" needs the folder of its raw files, or one to fetch '
+                        f'{found.url} to: give --data_dir=DIR (in a config: data.data_dir)')
+    folder, checksums = _find(found, root)
+    dataset = found.reader(folder, **options)
+    recipe = {'url': found.url, 'md5': checksums, **options}
+    return tables.validate(dataclasses.replace(dataset, recipe=recipe))
+
+
+def _prepared(name: str, root: pathlib.Path, options: dict[str, Any]) -> tables.Dataset:
+    """Reads what `prepare` wrote; `options` may only repeat what is on record there."""
+    dataset = tables.read(root)
+    if dataset.name != name:
+        raise UserError(f'{root}: is the prepared dataset "{dataset.name}", not "{name}"; give its '
+                        'own name or another data_dir')
+    _known_options(name, options, CATALOG[name].options)
+    record = json.loads(json.dumps(dict(dataset.recipe)))  # tuples are lists there
+    for key, value in options.items():
+        wanted = list(value) if isinstance(value, tuple) else value
+        if key in record and wanted != record[key]:
+            raise UserError(f'{root}: was prepared with {key}={record[key]}, not {value}; leave '
+                            f'{key} or data_dir out')
+    return dataset
+
+
+def _known_options(name: str, options: Iterable[str], valid: tuple[str, ...]) -> None:
+    for key in options:
+        if key not in valid:
+            raise UserError(f'dataset "{name}" has no option "{key}".{nearest(key, valid)}')
 
 
 def _find(found: Entry, data_dir: pathlib.Path) -> tuple[delimited.Path, dict[str, str]]:
     """Returns the folder of the raw files, on disk or in the archive, and their checksums."""
+    if data_dir.is_file():
+        raise UserError(f'{data_dir}: is a file; data_dir is the folder that holds '
+                        f'{found.archive} or {", ".join(found.files)}')
     for folder in (data_dir, data_dir / found.folder):
         present = [file for file in found.files if (folder / file).is_file()]
         if missing := [file for file in found.files if file not in present]:

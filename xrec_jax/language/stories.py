@@ -7,6 +7,9 @@ is told in the words of the ExpCTR prompts (section 4.1 and 4.2.2 of the paper):
     writer names the target's attribute for which the history speaks loudest, the item that shows
     it, and the verdict that follows; the *careless* writer gives an empty reason and guesses.
   - `click`: the question whether a reader of that reason should expect a like, and the truth.
+  - `recall`: the items, and the items again. Reasons quote few words, so that a model that learns
+    from them alone stays for millions of tokens on the plateau of the template's entropy; here
+    every token teaches to copy.
 So a model of these texts can find and name a shared attribute, copies titles that it never saw,
 and reads a reason for what it is worth; and half of what it writes by itself is careless, as half
 of what people write is.
@@ -72,6 +75,14 @@ class Story:
     def answer(self) -> str:
         return ' Yes.' if self.label else ' No.'
 
+    @property
+    def recall_prompt(self) -> str:
+        return render('tiny/recall', domain=self.domain, liked=self.liked, disliked=self.disliked)
+
+    @property
+    def recall_answer(self) -> str:
+        return f' {"; ".join(self.liked + self.disliked)}.'
+
 
 def tell(rng: np.random.Generator, num_history: int, careful_share: float = 0.5) -> Story:
     """Tells one story with `num_history` rated items before the target."""
@@ -126,21 +137,31 @@ def _pick(rng: np.random.Generator, options):
     return options[int(rng.integers(len(options)))]
 
 
-def texts(rng: np.random.Generator, count: int, history: tuple[int, int], click_share: float):
-    """`count` pairs (prompt, response): reasons, and clicks in `click_share` of them.
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """What a part of the corpus is made of."""
 
-    `history` is (fewest, most) items before the target.
-    """
+    history: tuple[int, int]  # fewest and most items before the target
+    click_share: float  # of the texts; the rest are reasons
+    recall_share: float = 0.0
+
+
+def texts(rng: np.random.Generator, count: int, mixture: Mixture):
+    """`count` pairs (prompt, response)."""
+    fewest, most = mixture.history
     for _ in range(count):
-        story = tell(rng, int(rng.integers(history[0], history[1] + 1)))
-        if rng.random() < click_share:
+        story = tell(rng, int(rng.integers(fewest, most + 1)))
+        kind = rng.random()
+        if kind < mixture.click_share:
             yield story.click_prompt, story.answer
+        elif kind < mixture.click_share + mixture.recall_share:
+            yield story.recall_prompt, story.recall_answer
         else:
             yield story.explain_prompt, story.reason
 
 
-def pool(tokenizer: Tokenizer, seed: int, index: int, *, num_batches: int, tokens_per_batch: int,
-         history: tuple[int, int], click_share: float = 0.3, bucket: int = 32) -> list[dict[str, np.ndarray]]:
+def pool(tokenizer: Tokenizer, seed: int, index: int, mixture: Mixture, *, num_batches: int,
+         tokens_per_batch: int, bucket: int = 32) -> list[dict[str, np.ndarray]]:
     """The `index`-th pool of training batches, in random order.
 
     Texts are sorted by length and cut into batches of about `tokens_per_batch` tokens, so that one
@@ -152,7 +173,7 @@ def pool(tokenizer: Tokenizer, seed: int, index: int, *, num_batches: int, token
     """
     rng = np.random.Generator(np.random.Philox(key=[seed, index]))
     # A first guess of the number of texts; a pool may end up a batch longer or shorter.
-    prompts, responses = zip(*texts(rng, num_batches * tokens_per_batch // 140, history, click_share))
+    prompts, responses = zip(*texts(rng, num_batches * tokens_per_batch // 140, mixture))
     prompts = tokenizers.encode_prompts(tokenizer, prompts)
     responses = tokenizers.encode_responses(tokenizer, responses)
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]) + len(responses[row]))

@@ -77,11 +77,12 @@ def load_llama(directory: str | os.PathLike, **overrides) -> tuple[LlamaConfig, 
     def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
         if name not in tensors:
             raise UserError(f'{directory}: tensor {name} is missing.')
-        value = tensors[name].T if len(shape) == 2 and not name.endswith('embed_tokens.weight') else tensors[name]
-        if value.shape != shape:
+        flip = len(shape) == 2 and not name.endswith('embed_tokens.weight')
+        stored = shape[::-1] if flip else shape
+        if tensors[name].shape != stored:
             raise UserError(f'{directory}: tensor {name} has shape {tensors[name].shape}; config.json asks for '
-                            f'{shape[::-1] if len(shape) == 2 else shape}.')
-        return value
+                            f'{stored}.')
+        return tensors[name].T if flip else tensors[name]
 
     params = {}
     for path, shape in _shapes(config).items():

@@ -35,6 +35,10 @@ class DeepFM(nn.Module):
     text_projection: int = 0  # dimensions after the projection; 0 = as the encoder made them
     text_projection_dropout: float = 0.0
 
+    def __post_init__(self):
+        object.__setattr__(self, 'mlp', tuple(self.mlp))  # a config's list cannot be hashed
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, ids: jax.Array, attributes: jax.Array, text: jax.Array | None = None, *,
                  train: bool = False) -> jax.Array:

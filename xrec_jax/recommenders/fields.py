@@ -58,7 +58,7 @@ def build_fields(dataset: tables.Dataset, fields: Sequence[str] = FIELDS) -> Fie
     """Builds the fields named in `fields` (any of `FIELDS`) from the users and items tables.
 
     Raises:
-      UserError: an unknown field, or none.
+      UserError: an unknown field, none, or only such as the dataset has no values for.
     """
     for name in fields:
         if name not in FIELDS:
@@ -88,6 +88,9 @@ def build_fields(dataset: tables.Dataset, fields: Sequence[str] = FIELDS) -> Fie
         padded, size = _multi_valued(dataset.items['attributes'].to_pylist())
         if size:
             attributes = place('attributes', padded, size)
+    if not names:
+        raise UserError(f'fields: dataset "{dataset.name}" has no {" and no ".join(fields)}; add '
+                        '"user_id" or "item_id".')
     return Fields(
         user_fields=jnp.asarray(_stack(user_columns, num_users)),
         item_fields=jnp.asarray(_stack(item_columns, num_items)),

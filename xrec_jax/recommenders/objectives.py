@@ -38,7 +38,8 @@ def auc(logits: jax.Array, labels: jax.Array) -> jax.Array:
     mid_rank = (below + up_to + 1) / 2
     # Mean before subtraction: sums of ranks outgrow float32's 24 bits, means do not.
     mean_rank = jnp.sum(jnp.where(positive, mid_rank / num_positive, 0.0))
-    return (mean_rank - (num_positive + 1) / 2) / num_negative
+    area = (mean_rank - (num_positive + 1) / 2) / num_negative
+    return jnp.where((num_positive > 0) & (num_negative > 0), area, jnp.nan)
 
 
 # Higher is better: (logits [N], labels [N]) -> scalar.

@@ -45,6 +45,12 @@ class TrainConfig:
         if self.monitor not in objectives.MONITORS:
             raise UserError(f'monitor: "{self.monitor}" is no score to stop by.'
                             f'{nearest(self.monitor, objectives.MONITORS)}')
+        for name in ('batch_size', 'epochs', 'patience'):
+            if getattr(self, name) < 1:
+                raise UserError(f'{name}={getattr(self, name)}: should be at least 1.')
+        if not 0 <= self.text_dropout < 1:
+            raise UserError(f'text_dropout={self.text_dropout}: should be a share of at least 0 and '
+                            'below 1.')
 
 
 @functools.partial(jax.tree_util.register_dataclass,
@@ -216,13 +222,17 @@ def fit(model: nn.Module, config: TrainConfig, fields: Fields, train: Rows, vali
       on_epoch: called after each epoch with the state (to save) and 'epoch', 'loss', 'score'.
 
     Raises:
-      UserError: the loss is no longer a finite number; states up to the epoch before are sound.
+      UserError: no rows, an AUC to stop by but one class, or the loss or the score of an epoch is no
+        finite number; states up to the epoch before are sound.
     """
     if (key is None) == (state is None):
         raise ValueError('fit needs a key to start from or a state to continue, not both')
     for name, rows in (('train', train), ('valid', valid)):
         if rows.user.shape[0] == 0:
             raise UserError(f'The predictor has no {name} rows: use more samples (num_samples).')
+    if config.monitor == 'auc' and bool(jnp.all(valid.label == valid.label[0])):
+        raise UserError(f'monitor: "auc" cannot be had from {valid.user.shape[0]} valid rows of one '
+                        'class: use more samples (num_samples) or monitor="log_loss".')
     state = init_state(model, config, fields, key) if state is None else state
     while not finished(state, config):
         state, metrics = run_epoch(model, config, fields, state, train, valid)
@@ -230,6 +240,10 @@ def fit(model: nn.Module, config: TrainConfig, fields: Fields, train: Rows, vali
         if not np.isfinite(metrics['loss']):
             raise UserError(f'The predictor\'s loss is {metrics["loss"]} in epoch {metrics["epoch"]}: '
                             f'lower learning_rate (now {config.learning_rate:g}) or check the text '
+                            'features for values that are not finite.')
+        if not np.isfinite(metrics['score']):
+            raise UserError(f'The score "{config.monitor}" of the validation rows is '
+                            f'{metrics["score"]} in epoch {metrics["epoch"]}: check their text '
                             'features for values that are not finite.')
         if on_epoch:
             on_epoch(state, metrics)

@@ -68,8 +68,9 @@ def read_text(path: Path, names: Sequence[str], delimiter: str, encoding: str = 
     except pa.ArrowInvalid as error:
         raise UserError(f'{path}: is not "{delimiter}"-separated text ({error})') from error
     if bad:
+        shown = ', '.join(names[:4]) + (', ...' if names[4:] else '')
         raise UserError(f'{path}, line {bad[0].number}: has {bad[0].actual_columns} fields, should '
-                        f'have {bad[0].expected_columns} ({", ".join(names[:4])}, ...), separated '
+                        f'have {bad[0].expected_columns} ({shown}), separated '
                         f'by {delimiter!r}: {bad[0].text[:80]!r}')
     return Text(path, columns)
 
@@ -139,7 +140,7 @@ def unique(text: Text, *names: str) -> None:
     values, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
     if len(values) < len(codes):
         row = int(np.argmax(first[inverse] != np.arange(len(codes))))
-        refuse(text, row, ' and '.join(names) if len(names) == 1 else names[-1],
+        refuse(text, row, names[-1],
                f'stands already in line {first[inverse[row]] + 1}'
                + (f' with the same {", ".join(names[:-1])}' if names[1:] else ''))
 

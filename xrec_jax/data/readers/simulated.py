@@ -10,10 +10,12 @@ standard normal. Items are met by popularity (Zipf), more often where they featu
 attribute. `aspects` of an interaction are the user's decisive attributes that the item features:
 the true reasons, against which explanations are scored; the review names them.
 
-Everything is drawn as arrays, so 10 million interactions take about as many bytes, not objects.
+The interactions are drawn as arrays, so 10 million of them take bytes, not Python objects.
 """
 
 import dataclasses
+import math
+import numbers
 
 import numpy as np
 import pyarrow as pa
@@ -27,33 +29,66 @@ from xrec_jax.errors import UserError
 AGES = ('18', '25', '35', '45', '50', '56')
 GENDERS = ('female', 'male')
 OCCUPATIONS = ('artist', 'doctor', 'engineer', 'farmer', 'lawyer', 'student', 'teacher', 'writer')
+LICENCE = 'Apache-2.0 (made here, of nobody\'s data)'
 DAY = 86_400
 FIRST_DAY = 10_957  # 1 January 2000, in days since 1970
 
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """What is planted. Counts are per world; `noise` is in stars."""
+    """What is planted. Counts are of the whole world, but those of a user's or an item's attributes.
+
+    Raises UserError for a value of a wrong type or one that no world can have.
+    """
 
     num_users: int = 400
     num_items: int = 300
-    num_interactions: int = 10_000
-    num_attributes: int = 12
-    attributes_per_item: tuple[int, int] = (1, 2)  # fewest, most
-    num_loved: int = 3
+    num_interactions: int = 10_000  # no user meets an item twice
+    num_attributes: int = 12  # different ones in the world
+    attributes_per_item: tuple[int, int] = (1, 2)  # fewest, most, each as likely; a list will do
+    num_loved: int = 3  # by each user
     num_hated: int = 3
-    noise: float = 0.5
+    noise: float = 0.5  # standard deviation, in stars
     seed: int = 0
 
     def __post_init__(self):
-        if not 0 < self.num_attributes <= len(words.ATTRIBUTES):
-            raise UserError(f'num_attributes={self.num_attributes}: there are 1 to {len(words.ATTRIBUTES)}.')
+        for name in ('num_users', 'num_items', 'num_interactions', 'num_attributes'):
+            self._set(name, _integer(name, getattr(self, name), 1))
+        for name in ('num_loved', 'num_hated', 'seed'):
+            self._set(name, _integer(name, getattr(self, name), 0))
+        if isinstance(self.noise, bool) or not isinstance(self.noise, numbers.Real) or not (
+                0 <= self.noise < math.inf):
+            raise UserError(f'noise={self.noise!r}: should be a number of at least 0')
+        self._set('noise', float(self.noise))
+        if not isinstance(self.attributes_per_item, (tuple, list)) or (
+                len(self.attributes_per_item) != 2):
+            raise UserError(f'attributes_per_item={self.attributes_per_item!r}: should be two '
+                            'integers, fewest and most, as (1, 2)')
+        fewest, most = (_integer('attributes_per_item', n, 0) for n in self.attributes_per_item)
+        self._set('attributes_per_item', (fewest, most))
+
+        if self.num_attributes > len(words.ATTRIBUTES):
+            raise UserError(f'num_attributes={self.num_attributes}: there are words for '
+                            f'{len(words.ATTRIBUTES)} at most')
+        if not fewest <= most <= self.num_attributes:
+            raise UserError(f'attributes_per_item={(fewest, most)}: should be fewest and most, and '
+                            f'no more than num_attributes={self.num_attributes}')
         if self.num_loved + self.num_hated > self.num_attributes:
-            raise UserError(f'num_loved + num_hated = {self.num_loved + self.num_hated} is more than '
-                            f'num_attributes = {self.num_attributes}.')
+            raise UserError(f'num_loved={self.num_loved} and num_hated={self.num_hated}: together '
+                            f'more than num_attributes={self.num_attributes}')
         if self.num_interactions > self.num_users * self.num_items:
             raise UserError(f'num_interactions={self.num_interactions}: {self.num_users} users and '
-                            f'{self.num_items} items have only {self.num_users * self.num_items} pairs.')
+                            f'{self.num_items} items have only {self.num_users * self.num_items} '
+                            'pairs')
+
+    def _set(self, name: str, value) -> None:
+        object.__setattr__(self, name, value)  # of one plain type, as the recipe is JSON
+
+
+def _integer(name: str, value, low: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < low:
+        raise UserError(f'{name}={value!r}: should be an integer of at least {low}')
+    return int(value)
 
 
 def preference(rng: np.random.Generator, world: World, num_users: int) -> np.ndarray:
@@ -67,12 +102,13 @@ def preference(rng: np.random.Generator, world: World, num_users: int) -> np.nda
 def features(rng: np.random.Generator, world: World, num_items: int) -> np.ndarray:
     """bool [I, A]: which attributes an item features."""
     fewest, most = world.attributes_per_item
-    count = rng.integers(fewest, min(most, world.num_attributes) + 1, num_items)
+    count = rng.integers(fewest, most + 1, num_items)
     rank = np.argsort(rng.random((num_items, world.num_attributes)), axis=1).argsort(axis=1)
     return rank < count[:, None]
 
 
-def rate(rng: np.random.Generator, world: World, balance: np.ndarray, quality: np.ndarray) -> np.ndarray:
+def rate(rng: np.random.Generator, world: World, balance: np.ndarray, quality: np.ndarray
+         ) -> np.ndarray:
     """The rating model above; `balance` is loved − hated. Returns float32 stars of the same shape."""
     stars = 3.5 + 1.5 * balance + 0.4 * quality + world.noise * rng.standard_normal(balance.shape)
     return np.clip(np.round(stars), 1, 5).astype(np.float32)
@@ -111,7 +147,7 @@ def simulate(world: World) -> tables.Dataset:
         ),
         rating_scale=(1.0, 5.0),
         domain=MOVIES,
-        licence='none needed: generated',
+        licence=LICENCE,
         recipe=dataclasses.asdict(world),
     )
     return tables.validate(dataset)
@@ -151,7 +187,7 @@ def _lists(values: np.ndarray, chosen: np.ndarray) -> pa.Array:
 
 
 def _reviews(rating: np.ndarray, attributes: np.ndarray, shared: np.ndarray) -> pa.Array:
-    """One or two sentences that give the true reasons: 'I loved the pirates. I could do without …'."""
+    """One or two sentences that give the true reasons: 'I liked it. What I enjoy is pirates.'"""
     verdict = np.array(['Awful.', 'Not for me.', 'It was fine.', 'I liked it.', 'I loved it.'])
     parts = [pa.array(verdict[rating.astype(int) - 1])]
     for sign, phrase in ((1, 'What I enjoy is '), (-1, 'What I cannot stand is ')):
@@ -165,4 +201,5 @@ def _users(rng: np.random.Generator, count: int) -> pa.Table:
     draws = {key: rng.choice(values, count).tolist()
              for key, values in (('age', AGES), ('gender', GENDERS), ('occupation', OCCUPATIONS))}
     profile = [list(zip(draws, row)) for row in zip(*draws.values())]
-    return tables.table(tables.USERS, user_id=_ids('u', np.arange(count)), profile=pa.array(profile, tables.USERS.field('profile').type))
+    return tables.table(tables.USERS, user_id=_ids('u', np.arange(count)),
+                        profile=pa.array(profile, tables.USERS.field('profile').type))

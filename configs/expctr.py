@@ -1,0 +1,105 @@
+"""ExpCTR (Yu, Zhang, Chen: Explainable CTR Prediction via LLM Reasoning), section 4.
+
+    python -m xrec_jax.train --config configs/expctr.py:ml-100k --workdir runs/ml-100k \
+        --config.data.data_dir=../shared/data/ml-100k
+
+The argument after the colon names the dataset: `ml-100k` or `simulated`.
+"""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from xrec_jax.data.readers import simulated
+
+# Stage 1, then stages 2 and 3 twice (section 4.3.2). `explain(corpus)` also explains the validation
+# split, which `fit` stops by.
+ROUND = ('explain(corpus)', 'fit(aug)', 'align(ic)')
+SCHEDULE = ('explain(icl)', 'fit(ids)', 'align(lc)', *ROUND, *ROUND, 'explain(final)', 'judge(ctr)')
+
+
+def get_config(dataset: str = 'ml-100k') -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0
+    config.schedule = SCHEDULE
+    config.mesh = ConfigDict({'data': -1, 'fsdp': 1, 'tensor': 1})
+
+    config.data = ConfigDict({
+        'name': dataset,
+        'data_dir': f'data/{dataset}',  # raw files, or what `xrec_jax.prepare` wrote
+        'num_samples': 6000,
+        'history_length': 10,
+        'threshold': 4.0,
+        'comparison': 'at_least',  # or 'above', as the paper words it: see data/protocols.py
+        'split': (8, 1, 1),
+    })
+    if dataset == 'simulated':
+        config.data.world = ConfigDict(dataclasses.asdict(simulated.World()))
+        config.data.world.seed = config.get_ref('seed')
+    config.prompt = ConfigDict({
+        'explain': 'expctr/explain',
+        'click': 'expctr/click',
+        'attributes': True,  # titles with genres: a small model knows no film by its title
+    })
+    config.language = ConfigDict({
+        'model': 'tiny',  # or a Hugging Face LLaMA directory
+        'dtype': 'float32',
+        'remat': False,
+        'lora_rank': 8,
+        'lora_alpha': 16.0,
+        'lora_targets': ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'),
+    })
+    config.encoder = ConfigDict({'model': 'minilm'})  # or a BERT directory
+    config.generate = ConfigDict({'max_length': 48, 'temperature': 1.0, 'top_k': 0, 'top_p': 1.0, 'min_length': 1})
+    config.lc_score = ConfigDict({'form': 'logits', 'temperature': 1.0})  # eq. 8
+
+    # What each verb does; a phase's own settings, by its name, follow below.
+    config.explain = ConfigDict({
+        'adapter': True,
+        'splits': ('valid', 'test'),
+        'max_examples': 0,  # of the train split; 0: all
+        'encode': True,
+        'batch_size': 64,
+        'checkpoint_every': 10,  # batches
+    })
+    config.fit = ConfigDict({
+        'text': False,
+        'fields': ('user_id', 'item_id', 'profile', 'attributes'),
+        'model': {'embed_dim': 10, 'mlp': (64, 32), 'dropout': 0.2, 'text_projection': 16,
+                  'text_projection_dropout': 0.0},
+        'training': {'learning_rate': 3e-3, 'weight_decay': 1e-2, 'embedding_decay': 1e-2, 'batch_size': 256,
+                     'epochs': 50, 'patience': 5, 'monitor': 'log_loss', 'text_dropout': 0.2},
+        'checkpoint_every': 5,  # epochs
+    })
+    config.align = ConfigDict({
+        'reward': 'lc',
+        'predictor': 'aug',  # of the IC reward
+        'iterations': 24,
+        'rollout_size': 64,
+        'encode': True,
+        'reward_clip': 1.0,  # delta of eq. 10
+        'truncation_penalty': 1.0,
+        'kl_coef': 0.05,  # beta of eq. 7
+        'kl_target': 0.0,  # > 0: adapt kl_coef so that a text's KL comes to this many nats
+        'kl_horizon': 1000.0,
+        'ppo': {'gamma': 1.0, 'lam': 0.95, 'whiten_rewards': False, 'clip_range': 0.2, 'value_clip_range': 0.2,
+                'value_coef': 0.1, 'entropy_coef': 0.0, 'kl_loss_coef': 0.0},
+        'update': {'epochs': 4, 'minibatch_size': 32, 'microbatch_size': 32, 'learning_rate': 1e-3,
+                   'warmup_steps': 10, 'max_grad_norm': 1.0, 'adam_epsilon': 1e-5},
+        'checkpoint_every': 4,  # iterations
+    })
+    config.judge = ConfigDict({
+        'scorers': {'DeepFM': 'predictor(ids)', 'ICL': 'llm(icl)', 'ExpCTR-LLM': 'llm(final)',
+                    'ExpCTR-Aug': 'predictor(aug, final)'},
+        'before': 'icl',
+        'after': 'final',
+        'examples': 5,
+    })
+
+    # The phases of the schedule, where they differ from their verb's settings.
+    config.icl = ConfigDict({'adapter': False, 'encode': False})
+    config.aug = ConfigDict({'text': True})
+    config.lc = ConfigDict({'reward': 'lc'})
+    config.corpus = ConfigDict({'splits': ('train', 'valid'), 'max_examples': 1500})
+    config.ic = ConfigDict({'reward': 'ic', 'iterations': 10})
+    return config

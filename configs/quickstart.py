@@ -1,0 +1,13 @@
+"""ExpCTR on a small simulated world, where the true reason of every rating is known."""
+
+from ml_collections import ConfigDict
+
+from configs import expctr
+
+
+def get_config() -> ConfigDict:
+    config = expctr.get_config('simulated')
+    config.data.update({'data_dir': '', 'num_samples': 4000, 'history_length': 8})
+    config.data.world.update({'num_users': 400, 'num_items': 300, 'num_interactions': 10_000,
+                              'num_attributes': 12, 'attributes_per_item': (1, 2), 'num_loved': 4, 'num_hated': 4})
+    return config

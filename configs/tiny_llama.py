@@ -1,0 +1,32 @@
+"""The embedded model `tiny`: a LLaMA of 2.9 M parameters and its tokenizer, from stories alone.
+
+    python -m xrec_jax.pretrain --config configs/tiny_llama.py --workdir runs/tiny
+
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0
+    config.model = ConfigDict({
+        'vocab_size': 2048, 'hidden_size': 256, 'intermediate_size': 512, 'num_layers': 4, 'num_heads': 4,
+        'num_kv_heads': 2, 'head_dim': 64, 'max_position_embeddings': 1024, 'tie_word_embeddings': True,
+    })
+    config.tokenizer = ConfigDict({'num_texts': 20_000, 'history': (2, 10), 'click_share': 0.3})
+    # From pool 0, 20 and 40 on. Short prompts and much recall first: so it learns to copy.
+    config.curriculum = ConfigDict({
+        '0': {'history': (2, 4), 'click_share': 0.1, 'recall_share': 0.5},
+        '20': {'history': (2, 6), 'click_share': 0.3, 'recall_share': 0.1},
+        '40': {'history': (2, 10), 'click_share': 0.3, 'recall_share': 0.05},
+    })
+    config.pool = ConfigDict({'num_batches': 16, 'tokens_per_batch': 4096})
+    config.training = ConfigDict({
+        'steps': 1920, 'learning_rate': 3e-3, 'warmup_steps': 100, 'prompt_weight': 0.3, 'weight_decay': 0.01,
+        'max_grad_norm': 1.0,
+    })
+    config.probe = ConfigDict({'count': 512, 'history': 8, 'max_length': 64})
+    config.log_every = 10
+    config.checkpoint_every = 4  # pools
+    return config

@@ -1,0 +1,93 @@
+"""What a language model of stories can do, in worlds that it has never seen.
+
+  `response_loss`   held-out nats per response token, of reasons and of answers
+  `probe_reasons`   it writes reasons: does it copy the target's title, and name a shared attribute?
+  `answer_auc`      it answers Yes or No to given reasons, and to its own
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xrec_jax.language import generate, policy, stories, tokenizers, tuning
+from xrec_jax.language.llama import Llama
+from xrec_jax.metrics import attributes, ctr
+
+
+def tell_many(seed: int, count: int, num_history: int) -> list[stories.Story]:
+    """Held-out stories: no training pool draws from this stream."""
+    rng = np.random.Generator(np.random.Philox(key=[seed, 2**33]))
+    return [stories.tell(rng, num_history) for _ in range(count)]
+
+
+def response_loss(model: Llama, params: dict, tokenizer, held_out: list[stories.Story]) -> dict[str, float]:
+    """Nats per response token of reasons and of Yes/No answers."""
+    pairs = {'reason': [(story.explain_prompt, story.reason) for story in held_out],
+             'answer': [(story.click_prompt, story.answer) for story in held_out]}
+    loss = jax.jit(lambda params, batch: tuning.language_loss(model, {'params': params}, batch, 0.0)[0])
+    result = {}
+    for kind, texts in pairs.items():
+        prompts = tokenizers.encode_prompts(tokenizer, [prompt for prompt, _ in texts])
+        responses = tokenizers.encode_responses(tokenizer, [response for _, response in texts])
+        whole = [prompt + response for prompt, response in zip(prompts, responses)]
+        width = -(-max(map(len, whole)) // 32) * 32
+        sums, counts = 0.0, 0
+        for start in range(0, len(whole), 64):
+            tokens, mask = tokenizers.pad(whole[start:start + 64], width, 'right')
+            lengths = np.array([len(prompt) for prompt in prompts[start:start + 64]])
+            batch = {'tokens': tokens, 'mask': mask, 'response': mask & (np.arange(width) >= lengths[:, None])}
+            count = int(batch['response'].sum())
+            sums, counts = sums + float(loss(params, batch)) * count, counts + count
+        result[f'{kind}_loss'] = sums / counts
+    return result
+
+
+def write_reasons(model: Llama, params: dict, tokenizer, held_out: list[stories.Story], key: jax.Array,
+                  sampling: generate.SamplingConfig) -> list[str]:
+    """One reason for each story, drawn from the model."""
+    ids = tokenizers.encode_prompts(tokenizer, [story.explain_prompt for story in held_out])
+    tokens, mask = tokenizers.pad(ids, -(-max(map(len, ids)) // 32) * 32, 'left')
+    texts = []
+    for start in range(0, len(ids), 64):
+        responses = generate.generate(
+            model, {'params': params}, jnp.asarray(tokens[start:start + 64]), jnp.asarray(mask[start:start + 64]),
+            jax.random.fold_in(key, start), sampling=sampling, eos_id=tokenizer.eos_token_id)
+        texts += tokenizers.decode_responses(tokenizer, np.asarray(responses.tokens), np.asarray(responses.lengths))
+    return texts
+
+
+def probe_reasons(held_out: list[stories.Story], texts: list[str]) -> dict[str, float]:
+    """Shares of the reasons that copy the target's title, that name an attribute, and of those that
+    name one, how often it is one of the target's and one for which the history speaks."""
+    known = [text.replace(story.title, '') for story, text in zip(held_out, texts)]
+    seen = [[word for item in story.liked + story.disliked + [story.target]
+             for word in _attributes_of(item)] for story in held_out]
+    any_named, _ = attributes.names_any(known, seen)
+    of_target, _ = attributes.names_any(known, [story.target_attributes for story in held_out])
+    shared, speaks = attributes.names_any(known, [story.shared for story in held_out])
+    return {
+        'copies_title': float(np.mean([story.title in text for story, text in zip(held_out, texts)])),
+        'names_attribute': float(any_named.mean()),
+        'attribute_is_the_targets': float(of_target[any_named].mean()),
+        'attribute_is_shared': float(shared[any_named & speaks].mean()),
+        'names_shared_attribute': float(shared[speaks].mean()),
+    }
+
+
+def _attributes_of(item: str) -> list[str]:
+    return item[item.rindex('[') + 1:-1].split(', ') if item.endswith(']') else []
+
+
+def answer_auc(model: Llama, params: dict, tokenizer, held_out: list[stories.Story], reasons: list[str]) -> float:
+    """AUC of p(Yes) after the `reasons` against what the user did."""
+    asked = [stories.render('expctr/click', domain=story.domain, reason=reason, target=story.title)
+             for story, reason in zip(held_out, reasons)]
+    ids = tokenizers.encode_prompts(tokenizer, asked)
+    tokens, mask = tokenizers.pad(ids, -(-max(map(len, ids)) // 32) * 32, 'left')
+    yes, no = (tokenizers.first_tokens(tokenizer, word) for word in ('Yes', 'No'))
+    scores = []
+    for start in range(0, len(ids), 64):
+        log_probs = np.asarray(policy.answer_log_probs(
+            model, {'params': params}, tokens[start:start + 64], mask[start:start + 64]), np.float64)
+        scores.append(np.logaddexp.reduce(log_probs[:, yes], axis=1) - np.logaddexp.reduce(log_probs[:, no], axis=1))
+    return ctr.auc(np.array([story.label for story in held_out]), np.concatenate(scores))

@@ -1,0 +1,36 @@
+"""The device mesh: three axes, whose sizes a config gives.
+
+  data     batches are split, parameters copied
+  fsdp     batches are split, and parameters too (gathered where they are used)
+  tensor   matrices are split by heads, MLP width and vocabulary
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+from jax.sharding import AxisType, Mesh
+
+from xrec_jax.errors import UserError, nearest
+
+AXES = ('data', 'fsdp', 'tensor')
+
+
+def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over `devices` (default: all); one axis may be -1 and takes what the others leave.
+
+    Raises UserError for an unknown axis, or where the sizes do not fill the devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    for name in sizes:
+        if name not in AXES:
+            raise UserError(f'mesh: unknown axis "{name}".{nearest(name, AXES)}')
+    shape = [sizes.get(name, 1) for name in AXES]
+    given = f'mesh: data={shape[0]}, fsdp={shape[1]}, tensor={shape[2]}'
+    if shape.count(-1) > 1 or any(size == 0 or size < -1 for size in shape):
+        raise UserError(f'{given}: sizes are positive, and at most one is -1 (what the others leave).')
+    rest, left_over = divmod(len(devices), math.prod(size for size in shape if size != -1))
+    shape = [rest if size == -1 else size for size in shape]
+    if left_over or math.prod(shape) != len(devices):
+        raise UserError(f'{given} does not fill {len(devices)} device(s).')
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)

@@ -1,0 +1,88 @@
+"""`explain`: the policy writes an explanation for every example of some splits.
+
+Nothing is trained, and the prompts hold no label of the target. Each explanation is scored by the
+frozen model (ExpCTR eq. 8) and, where `encode` says so, kept with its vector (eq. 11).
+"""
+
+from collections.abc import Sequence
+
+import jax
+import ml_collections
+import numpy as np
+
+from xrec_jax.errors import UserError, nearest
+from xrec_jax.parallel import sharding
+from xrec_jax.phases import writing
+from xrec_jax.phases.task import Task
+from xrec_jax.rl import rewards
+from xrec_jax.runs import progress
+from xrec_jax.runs.explanations import ExplanationWriter, read_explanations
+from xrec_jax.runs.state import RunState
+
+
+def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collections.ConfigDict) -> RunState:
+    """Explains `settings.splits`; `settings.adapter` False writes with the base model.
+
+    `settings.max_examples` > 0 takes so many random examples of the train split only.
+    """
+    key = jax.random.fold_in(jax.random.key(task.seed), index)
+    adapter = state.adapter if settings.adapter else None
+    writer = ExplanationWriter(task.workdir, phase)
+    batches = [(split, rows) for split in settings.splits for rows in _batches(task, split, index, settings)]
+    if not writer.finished:
+        done = writer.last_step
+        writer.rewind(done)
+        with progress.bar(phase, len(batches) * settings.batch_size, done * settings.batch_size,
+                          'texts') as advance:
+            for step, (split, rows) in enumerate(batches[done:], done + 1):
+                _explain(task, adapter, split, rows, jax.random.fold_in(key, step), step, settings, writer)
+                if step % settings.checkpoint_every == 0 or step == len(batches):
+                    writer.flush(step)
+                advance(len(rows))
+        writer.finish()
+    progress.say(summary(task, phase, settings, writer))
+    return state.replace(explanations=state.explanations | {phase: writer.path})
+
+
+def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str]) -> None:
+    """UserError for an unknown split, or a batch that cannot be shared."""
+    sharding.check_batch('explain.batch_size', settings.batch_size, task.mesh)
+    for split in settings.splits:
+        if split not in task.examples:
+            raise UserError(f'explain.splits: "{split}" is no split.{nearest(split, task.examples)}')
+
+
+def _batches(task: Task, split: str, index: int, settings: ml_collections.ConfigDict) -> list[np.ndarray]:
+    rows = np.arange(len(task.examples[split].user))
+    if split == 'train' and 0 < settings.max_examples < len(rows):
+        random = np.random.Generator(np.random.Philox(key=[task.seed, index]))
+        rows = np.sort(random.permutation(rows)[:settings.max_examples])
+    return np.split(rows, range(settings.batch_size, len(rows), settings.batch_size))
+
+
+def _explain(task: Task, adapter, split: str, rows: np.ndarray, key: jax.Array, step: int, settings,
+             writer: ExplanationWriter) -> None:
+    count = len(rows)
+    filled = np.resize(rows, settings.batch_size)  # the last batch is filled up: one static shape
+    responses = writing.write(task, adapter, writing.prompt_batch(task, split, filled), key)
+    texts = writing.texts_of(task, responses)
+    scores = writing.llm_scores(task, split, filled, texts)[:count]
+    texts, examples = texts[:count], task.examples[split]
+    writer.add(
+        user_id=task.dataset.users['user_id'].take(examples.user[rows]),
+        item_id=task.dataset.items['item_id'].take(examples.item[rows]),
+        kind='reason', split=split, example=rows.astype(np.int32), text=texts, llm_score=scores,
+        reward=np.asarray(rewards.lc_reward(examples.label[rows], scores)),
+        num_tokens=np.asarray(responses.lengths)[:count].astype(np.int32),
+        truncated=np.asarray(responses.truncated)[:count], step=step,
+        vector=writing.encode(task, texts) if settings.encode else None)
+
+
+def summary(task: Task, phase: str, settings: ml_collections.ConfigDict, writer: ExplanationWriter) -> str:
+    """The line that is printed at the end."""
+    table = read_explanations(writer.path)
+    who = 'the tuned model' if settings.adapter else 'the frozen model'
+    return (f'{phase}: {len(table)} explanations ({", ".join(settings.splits)}) by {who}; '
+            f'{np.mean(table["num_tokens"].to_numpy()):.1f} tokens each, '
+            f'{np.mean(table["truncated"].to_numpy(zero_copy_only=False)):.1%} truncated, '
+            f'mean LC reward {np.mean(table["reward"].to_numpy()):.3f}')

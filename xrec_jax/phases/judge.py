@@ -1,0 +1,165 @@
+"""`judge`: measures what a run has made, and shows it.
+
+  `ctr_table`   AUC, LogLoss, MAE, RMSE of every scorer on validation and test (ExpCTR table 1)
+  `named_share` how many explanations name an attribute that truly decided (simulated worlds)
+  `examples`    a few explanations before and after, side by side
+All of it goes to `summary.json` too. Every score is of an explanation written without the label.
+"""
+
+import datetime
+import importlib.metadata
+import json
+import re
+from collections.abc import Sequence
+
+import jax
+import ml_collections
+import numpy as np
+import pyarrow as pa
+import rich.markup
+import rich.table
+
+from xrec_jax.data import protocols
+from xrec_jax.errors import UserError, nearest
+from xrec_jax.metrics import attributes, ctr
+from xrec_jax.phases.task import Task
+from xrec_jax.recommenders import training
+from xrec_jax.runs import progress
+from xrec_jax.runs.explanations import read_explanations, vectors
+from xrec_jax.runs.files import write_whole
+from xrec_jax.runs.state import RunState
+
+SPLITS = ('valid', 'test')
+METRICS = {'auc': 'AUC', 'log_loss': 'LogLoss', 'mae': 'MAE', 'rmse': 'RMSE'}
+
+
+def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collections.ConfigDict) -> RunState:
+    """Prints the tables and writes `summary.json`."""
+    before, after = (explanations(state, name) for name in (settings.before, settings.after))
+    scores = {name: scorer(task, state, text) for name, text in settings.scorers.items()}
+    figures = {name: {split: ctr.ctr_metrics(task.examples[split].label, by_split[split]) for split in SPLITS}
+               for name, by_split in scores.items()}
+    summary = {
+        'ctr': figures,
+        'positive_rate': {split: protocols.positive_rate(rows) for split, rows in task.examples.items()},
+        'named_decisive_attribute': {
+            moment: {split: named_share(task, split, table[split]) for split in SPLITS}
+            for moment, table in (('before', before), ('after', after))},
+        'seed': task.seed,
+        'device': f'{jax.device_count()} × {jax.devices()[0].device_kind}',
+        'versions': {name: importlib.metadata.version(name) for name in ('jax', 'flax', 'optax', 'transformers')},
+        'seconds': state.seconds,
+        'finished': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
+    }
+    path = task.workdir / 'summary.json'
+    write_whole(path, lambda partial: partial.write_text(json.dumps(summary, indent=1, allow_nan=True) + '\n'))
+    console = progress.CONSOLE
+    console.print(ctr_table(task, figures))
+    _say_named(summary['named_decisive_attribute'])
+    console.print(examples(task, before['test'], after['test'], settings.examples))
+    progress.say(f'{phase}: written to {path}')
+    return state
+
+
+def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str]) -> None:
+    """UserError where the schedule has not made by then what is to be measured."""
+    needed = [f'explain({settings.before})', f'explain({settings.after})']
+    for text in settings.scorers.values():
+        kind, name, written = parse_scorer(text)
+        needed += [f'fit({name})'] * (kind == 'predictor') + [f'explain({written})'] * bool(written)
+    for entry in needed:
+        if entry not in earlier:
+            raise UserError(f'schedule: judge({settings.name}) needs {entry} before it.{nearest(entry, earlier)}')
+
+
+def explanations(state: RunState, name: str) -> dict[str, pa.Table]:
+    """What the newest phase `explain(name)` wrote, by split, in the order of the examples."""
+    path = [path for phase, path in state.explanations.items() if phase.endswith(f'-explain-{name}')][-1]
+    return {split: read_explanations(path, split).sort_by('example') for split in SPLITS}
+
+
+def parse_scorer(text: str) -> tuple[str, str, str | None]:
+    """'llm(EXPLAIN)', 'predictor(FIT)' or 'predictor(FIT, EXPLAIN)' → kind, name, name of explain."""
+    parts = re.fullmatch(r'(llm|predictor)\((\w+)(?:, *(\w+))?\)', text)
+    if not parts or (parts[1] == 'llm' and parts[3]):
+        raise UserError(f'judge.scorers: "{text}" should be llm(EXPLAIN), predictor(FIT) or predictor(FIT, EXPLAIN).')
+    kind, name, written = parts.groups()
+    return kind, name, name if kind == 'llm' else written
+
+
+def scorer(task: Task, state: RunState, text: str) -> dict[str, np.ndarray]:
+    """Scores [N] by split of what `parse_scorer` knows."""
+    kind, name, written = parse_scorer(text)
+    tables = explanations(state, written) if written else {}
+    if kind == 'llm':
+        return {split: table['llm_score'].to_numpy() for split, table in tables.items()}
+    predictor = state.predictors[name]
+
+    def rows(split: str) -> training.Rows:
+        text = vectors(tables[split])[:, None] if written else None
+        return training.make_rows(task.examples[split], text)
+
+    return {split: np.asarray(training.predict(predictor.model, predictor.params, task.fields, rows(split)))
+            for split in SPLITS}
+
+
+def ctr_table(task: Task, figures: dict) -> rich.table.Table:
+    """The table of scorers."""
+    rates = ', '.join(f'{split} {protocols.positive_rate(task.examples[split]):.1%} of '
+                      f'{len(task.examples[split].label)}' for split in SPLITS)
+    table = rich.table.Table(title=f'{task.dataset.name}, seed {task.seed} (liked: {rates})', title_justify='left')
+    table.add_column('')
+    for split in SPLITS:
+        for name in METRICS.values():
+            table.add_column(f'{split}\n{name}', justify='right')
+    for name, by_split in figures.items():
+        table.add_row(name, *(f'{by_split[split][metric]:.4f}' for split in SPLITS for metric in METRICS))
+    return table
+
+
+def named_share(task: Task, split: str, table: pa.Table) -> float:
+    """Share of explanations that name an attribute which decided the rating, of those that have one.
+
+    Titles are taken out first: a word in a title is no reason. NaN where the truth is not known.
+    """
+    rows = task.examples[split].interaction
+    aspects = [row or [] for row in task.dataset.interactions['aspects'].take(rows).to_pylist()]
+    texts = [_without_titles(task, split, n, text) for n, text in enumerate(table['text'].to_pylist())]
+    named, known = attributes.names_any(texts, aspects)
+    return float(named[known].mean()) if known.any() else float('nan')
+
+
+def _without_titles(task: Task, split: str, row: int, text: str) -> str:
+    examples = task.examples[split]
+    for item in (examples.item[row], *(item for item in examples.history[row] if item >= 0)):
+        text = text.replace(task.titles[item], '')
+    return text
+
+
+def _say_named(shares: dict) -> None:
+    if np.isfinite(shares['before']['test']):
+        progress.say('explanations that name a decisive attribute: ' + ', '.join(
+            f'{split} {shares["before"][split]:.1%} before, {shares["after"][split]:.1%} after' for split in SPLITS))
+
+
+def examples(task: Task, before: pa.Table, after: pa.Table, count: int) -> rich.table.Table:
+    """`count` test examples with history, label, and both explanations with their scores."""
+    table = rich.table.Table(title=f'{count} explanations before and after (score: the frozen model\'s '
+                                   'probability of a like)', title_justify='left', show_lines=True)
+    for title, ratio in (('user and item', 3), ('before', 2), ('after', 2)):
+        table.add_column(title, ratio=ratio)
+    test = task.examples['test']
+    random = np.random.Generator(np.random.Philox(task.seed))
+    for row in np.sort(random.permutation(len(test.user))[:count]):
+        seen = test.history[row] >= 0
+        liked, disliked = (
+            '; '.join(task.item_texts[item] for item in test.history[row][seen & which]) or 'none'
+            for which in (test.history_liked[row], ~test.history_liked[row]))
+        user = task.dataset.users['user_id'][int(test.user[row])]
+        verdict = 'liked' if test.label[row] else 'disliked'
+        cells = [f'user {user} liked {liked}; disliked {disliked}\n→ {task.item_texts[test.item[row]]}: in truth '
+                 f'{verdict}']
+        cells += [f'{one["text"][int(row)]}\nscore {one["llm_score"][int(row)].as_py():.2f}'
+                  for one in (before, after)]
+        table.add_row(*map(rich.markup.escape, cells))
+    return table

@@ -1,0 +1,57 @@
+"""A schedule: a list of verbs, each with the name of its settings, run one after the other.
+
+`('explain(icl)', 'fit(ids)', 'align(lc)', …)`: `verb(name)` runs the verb with the settings of
+`config.<verb>`, overlaid by those of `config.<name>` where there are any. Phase 3 of a schedule that
+runs `align(lc)` is called `03-align-lc`: in `metrics.jsonl`, `checkpoints/` and `explanations/`.
+
+Every verb is a module with `run(task, state, phase, index, settings) → state`, which goes on from what
+it has on disk (a phase that is done only reads its result, so a resumed run is the same run again),
+and `check(task, settings, earlier)`, which refuses bad settings before anything is computed.
+"""
+
+import re
+import time
+from types import ModuleType
+
+import ml_collections
+
+from xrec_jax.errors import UserError, nearest
+from xrec_jax.phases import align, explain, fit, judge
+from xrec_jax.phases.task import Task
+from xrec_jax.runs.state import RunState
+
+VERBS: dict[str, ModuleType] = {'fit': fit, 'align': align, 'explain': explain, 'judge': judge}
+
+
+def parse(config: ml_collections.ConfigDict) -> list[tuple[str, str, ml_collections.ConfigDict]]:
+    """(phase, verb, settings) of every entry of `config.schedule`; UserError for one that is none."""
+    phases = []
+    for index, entry in enumerate(config.schedule, 1):
+        parts = re.fullmatch(r'(\w+)\((\w+)\)', entry)
+        if not parts:
+            raise UserError(f'schedule: "{entry}" should be VERB(NAME), as "fit(ids)".')
+        verb, name = parts.groups()
+        if verb not in VERBS:
+            raise UserError(f'schedule: "{verb}" in "{entry}" is no verb.{nearest(verb, VERBS)}')
+        settings = ml_collections.ConfigDict(config.get(verb, {}))
+        own = config.get(name, {})
+        for key in own:
+            if key not in settings:
+                raise UserError(f'schedule: "{key}" of config.{name} is no setting of config.{verb}.'
+                                f'{nearest(key, settings.keys())}')
+        settings = ml_collections.ConfigDict({**settings.to_dict(), **dict(own), 'name': name})
+        phases.append((f'{index:02}-{verb}-{name}', verb, settings))
+    return phases
+
+
+def run_schedule(task: Task) -> RunState:
+    """Runs all phases of `task.config.schedule`, all of which are checked first."""
+    phases = parse(task.config)
+    for index, (_, verb, settings) in enumerate(phases):
+        VERBS[verb].check(task, settings, task.config.schedule[:index])
+    state = RunState()
+    for index, (phase, verb, settings) in enumerate(phases, 1):
+        start = time.perf_counter()
+        state = VERBS[verb].run(task, state, phase, index, settings)
+        state = state.replace(seconds=state.seconds | {phase: round(time.perf_counter() - start, 2)})
+    return state

@@ -1,0 +1,160 @@
+"""What a run works on: data, language model, encoder and mesh, made once from the config.
+
+`Task` does not change while the phases run; what they learn is in `state.RunState`. Bad settings are
+refused here, before any long work starts.
+"""
+
+import dataclasses
+import functools
+import importlib.resources
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from xrec_jax.data import catalog, protocols, tables
+from xrec_jax.errors import UserError
+from xrec_jax.language import llama, lora, prompts, tokenizers, weights
+from xrec_jax.language.encoders import Encoder, load_encoder
+from xrec_jax.parallel import mesh as meshes, sharding
+from xrec_jax.recommenders import fields as predictor_fields
+from xrec_jax.runs.metrics_writer import MetricsWriter
+
+DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+
+
+@dataclasses.dataclass(frozen=True)
+class Language:
+    """A frozen base model with its tokenizer, and the shape of the adapters that go on it."""
+
+    model: llama.Llama
+    params: dict
+    tokenizer: tokenizers.Tokenizer
+    lora: lora.LoraConfig
+    yes: tuple[int, ...]  # first tokens that spell "Yes", ExpCTR eq. 8
+    no: tuple[int, ...]
+
+    def variables(self, adapter: dict | None) -> dict:
+        """For `model.apply`: the base model, or it with an adapter."""
+        return {'params': self.params} | ({} if adapter is None else {'lora': adapter})
+
+    @property
+    def eos_id(self) -> int:
+        return self.tokenizer.eos_token_id
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # by identity, so that methods can be cached
+class Task:
+    config: ml_collections.ConfigDict
+    workdir: pathlib.Path
+    mesh: jax.sharding.Mesh
+    metrics: MetricsWriter
+    dataset: tables.Dataset
+    examples: dict[str, protocols.Examples]  # by split
+    language: Language
+
+    @property
+    def seed(self) -> int:
+        return self.config.seed
+
+    @functools.cached_property
+    def encoder(self) -> Encoder:
+        return load_encoder(self.config.encoder.model)
+
+    @functools.cached_property
+    def fields(self) -> predictor_fields.Fields:
+        return predictor_fields.build_fields(self.dataset, tuple(self.config.fit.fields))
+
+    @functools.cached_property
+    def titles(self) -> list[str]:
+        return self.dataset.items['title'].to_pylist()
+
+    @functools.cached_property
+    def item_texts(self) -> list[str]:
+        """Title, with attributes where `prompt.attributes` says so, by row of the items table."""
+        attributes = self.dataset.items['attributes'].to_pylist()
+        return [prompts.item_text(title, row, self.config.prompt.attributes)
+                for title, row in zip(self.titles, attributes)]
+
+    @functools.cache
+    def explain_prompts(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """The encoded prompts for a reason (ExpCTR section 4.1), padded on the left.
+
+        Returns tokens int32 [N, P], mask bool [N, P]; P is the same for all splits.
+        """
+        return tokenizers.pad(self._prompt_ids[split], self.prompt_width, 'left')
+
+    @functools.cached_property
+    def _prompt_ids(self) -> dict[str, list[list[int]]]:
+        return {split: tokenizers.encode_prompts(self.language.tokenizer, self.prompt_texts(split))
+                for split in self.examples}
+
+    @functools.cached_property
+    def prompt_width(self) -> int:
+        """Tokens of the longest prompt, rounded up to 32."""
+        longest = max(len(row) for rows in self._prompt_ids.values() for row in rows)
+        width = -(-longest // 32) * 32
+        limit = self.language.model.config.max_position_embeddings
+        if width + self.config.generate.max_length > limit:
+            raise UserError(f'The longest prompt has {longest} tokens, and with generate.max_length='
+                            f'{self.config.generate.max_length} it exceeds the {limit} positions of the model: '
+                            f'lower data.history_length (now {self.config.data.history_length}).')
+        return width
+
+    def prompt_texts(self, split: str) -> list[str]:
+        """The prompts for a reason, one an example."""
+        examples, items = self.examples[split], self.item_texts
+        texts = []
+        for item, history, liked in zip(examples.item, examples.history, examples.history_liked):
+            seen = history >= 0
+            texts.append(prompts.render(
+                self.config.prompt.explain, domain=self.dataset.domain,
+                liked=[items[row] for row in history[seen & liked]],
+                disliked=[items[row] for row in history[seen & ~liked]],
+                target=items[item]))
+        return texts
+
+
+def make_task(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Task:
+    """Reads, checks and places everything that the phases share."""
+    mesh = meshes.make_mesh(config.mesh.to_dict())
+    dataset = load_dataset(config.data)
+    return Task(
+        config=config, workdir=workdir, mesh=mesh, metrics=MetricsWriter(workdir), dataset=dataset,
+        examples=make_examples(dataset, config), language=load_language(config.language, mesh))
+
+
+def load_dataset(data: ml_collections.ConfigDict) -> tables.Dataset:
+    """The dataset `data.name`, read from `data.data_dir` or simulated from `data.world`."""
+    options = data.world.to_dict() if 'world' in data else {}
+    return catalog.load(data.name, data.data_dir or None, **options)
+
+
+def make_examples(dataset: tables.Dataset, config: ml_collections.ConfigDict
+                  ) -> dict[str, protocols.Examples]:
+    """The samples of the protocol in section 5.1.1 of ExpCTR; drawn by `data.seed`, or the run's."""
+    data = config.data
+    return protocols.random_target(
+        dataset, num_samples=data.num_samples, history_length=data.history_length,
+        threshold=data.threshold, comparison=data.comparison, split=tuple(data.split),
+        seed=config.seed)
+
+
+def load_language(settings: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> Language:
+    """The model `settings.model` ('tiny', or a Hugging Face directory), put on the mesh."""
+    if settings.dtype not in DTYPES:
+        raise UserError(f'language.dtype="{settings.dtype}": should be one of {", ".join(DTYPES)}.')
+    directory = settings.model
+    if directory == 'tiny':
+        directory = importlib.resources.files('xrec_jax.language') / 'tiny'
+    config, params = weights.load_llama(directory, dtype=DTYPES[settings.dtype], remat=settings.remat)
+    adapter = lora.LoraConfig(settings.lora_rank, settings.lora_alpha, tuple(settings.lora_targets))
+    tokenizer = tokenizers.load_tokenizer(directory)
+    return Language(
+        model=llama.Llama(config, adapter.scale),
+        params=sharding.place_params(params, llama.abstract_params(config), mesh),
+        tokenizer=tokenizer, lora=adapter,
+        yes=tuple(tokenizers.first_tokens(tokenizer, 'Yes')),
+        no=tuple(tokenizers.first_tokens(tokenizer, 'No')))

@@ -1,0 +1,70 @@
+"""Writing explanations and asking the frozen model what it makes of them: used by several phases.
+
+  `Writer.write`     prompts of some examples → responses on the device
+  `texts_of`         responses → texts
+  `llm_scores`       texts → ExpCTR eq. 8, by the base model without an adapter
+  `encode`           texts → ExpCTR eq. 11
+"""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from xrec_jax.language import generate, policy, prompts, tokenizers
+from xrec_jax.parallel import sharding
+from xrec_jax.phases.task import Task
+from xrec_jax.rl import rewards
+
+
+def sampling_config(task: Task) -> generate.SamplingConfig:
+    return generate.SamplingConfig(**task.config.generate.to_dict())
+
+
+def prompt_batch(task: Task, split: str, rows: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    """Tokens and mask [B, P] of the prompts of some examples, on the mesh."""
+    tokens, mask = task.explain_prompts(split)
+    return sharding.place_batch((tokens[rows], mask[rows]), task.mesh)
+
+
+def write(task: Task, adapter: dict | None, batch: tuple[jax.Array, jax.Array], key: jax.Array
+          ) -> generate.Responses:
+    """One explanation for each prompt, drawn from the base model or from it with an adapter."""
+    language = task.language
+    return generate.generate(language.model, language.variables(adapter), *batch, key,
+                             sampling=sampling_config(task), eos_id=language.eos_id)
+
+
+def texts_of(task: Task, responses: generate.Responses) -> list[str]:
+    """The responses as texts, line breaks as blanks."""
+    texts = tokenizers.decode_responses(
+        task.language.tokenizer, np.asarray(responses.tokens), np.asarray(responses.lengths))
+    return [' '.join(text.split()) for text in texts]
+
+
+def llm_scores(task: Task, split: str, rows: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+    """s of ExpCTR eq. 8 [B]: does the frozen model, after the reason alone, expect a like?"""
+    examples, settings = task.examples[split], task.config.lc_score
+    asked = [prompts.render(task.config.prompt.click, domain=task.dataset.domain, reason=text,
+                            target=task.titles[item])
+             for item, text in zip(examples.item[rows], texts)]
+    ids = tokenizers.encode_prompts(task.language.tokenizer, asked)
+    width = max(_click_width(task), -(-max(map(len, ids)) // 32) * 32)
+    batch = sharding.place_batch(tokenizers.pad(ids, width, 'left'), task.mesh)
+    log_probs = policy.answer_log_probs(task.language.model, task.language.variables(None), *batch)
+    return np.asarray(rewards.lc_score(
+        rewards.label_log_prob(log_probs, task.language.yes),
+        rewards.label_log_prob(log_probs, task.language.no), settings.temperature, settings.form))
+
+
+def _click_width(task: Task) -> int:
+    """Tokens of the longest question that is to be expected, rounded up to 32: one static shape."""
+    longest = max(task.titles, key=len)
+    empty = prompts.render(task.config.prompt.click, domain=task.dataset.domain, reason='', target=longest)
+    length = len(task.language.tokenizer(empty)['input_ids']) + task.config.generate.max_length
+    return -(-length // 32) * 32
+
+
+def encode(task: Task, texts: Sequence[str]) -> np.ndarray:
+    """Sentence vectors float32 [N, d] (ExpCTR eq. 11)."""
+    return task.encoder.encode(texts)

@@ -1,0 +1,37 @@
+"""`metrics.jsonl`: one row a step, `{"phase": …, "step": …, name: value, …}`.
+
+Rows of a phase behind the step from which it goes on are taken out first, so that a resumed run
+leaves the same file as an unbroken one.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from xrec_jax.runs.files import write_whole
+
+
+class MetricsWriter:
+    def __init__(self, workdir: pathlib.Path):
+        self.path = workdir / 'metrics.jsonl'
+
+    def rewind(self, phase: str, step: int) -> None:
+        """Takes out rows of `phase` after `step`, and a last row that was cut off."""
+        kept = [row for row in read_metrics(self.path) if row['phase'] != phase or row['step'] <= step]
+        write_whole(self.path, lambda path: path.write_text(''.join(json.dumps(row) + '\n' for row in kept)))
+
+    def write(self, phase: str, step: int, metrics: Mapping[str, Any]) -> None:
+        """Appends one row; values become floats."""
+        row = {'phase': phase, 'step': step} | {name: float(value) for name, value in metrics.items()}
+        with open(self.path, 'a') as file:
+            file.write(json.dumps(row) + '\n')
+
+
+def read_metrics(path: pathlib.Path, phase: str | None = None) -> list[dict]:
+    """All whole rows of a metrics file, or those of one phase."""
+    if not path.exists():
+        return []
+    lines = path.read_text().split('\n')[:-1]  # what follows the last newline was cut off
+    rows = [json.loads(line) for line in lines]
+    return [row for row in rows if phase in (None, row['phase'])]

@@ -1,0 +1,27 @@
+"""What a run has learned so far: the value that phases take and return."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from flax import linen as nn
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    model: nn.Module
+    params: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class RunState:
+    """Grows from phase to phase; a resumed run rebuilds it from what the phases have on disk."""
+
+    adapter: dict | None = None  # of the policy; None: the base model
+    value_head: dict | None = None
+    predictors: dict[str, Predictor] = dataclasses.field(default_factory=dict)  # by name
+    explanations: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)  # by phase, oldest first
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)  # by phase, of this process
+
+    def replace(self, **changes) -> 'RunState':
+        return dataclasses.replace(self, **changes)

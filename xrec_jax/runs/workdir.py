@@ -1,0 +1,55 @@
+"""The folder of one run, and the rule that it belongs to one config.
+
+    config.json                 the config
+    metrics.jsonl               one row a step: step, phase, name → value
+    checkpoints/<phase>/        the state of each phase (`checkpoints.py`)
+    explanations/<phase>.parquet
+    summary.json                the final metrics, versions, seed, device, timings
+
+The same command on an existing folder goes on with it. A config that differs is refused, unless it
+only makes the schedule longer, shorter or other where nothing has been run yet.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+import ml_collections
+
+from xrec_jax.errors import UserError
+from xrec_jax.runs.files import write_whole
+
+EXTENSIBLE = 'schedule'  # may change from the first phase on that has not been started
+
+
+def open_workdir(path: str, config: ml_collections.ConfigDict) -> pathlib.Path:
+    """Makes or checks the folder of a run and writes `config.json`; UserError names the keys that differ."""
+    workdir = pathlib.Path(path).expanduser()
+    file = workdir / 'config.json'
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f'--workdir {workdir} is a file, not a folder.')
+    new = _flat(json.loads(config.to_json()))
+    if file.exists():
+        try:
+            old = _flat(json.loads(file.read_text()))
+        except json.JSONDecodeError as error:
+            raise UserError(f'{file}, line {error.lineno}: not valid JSON ({error.msg}); restore it, or choose '
+                            'another --workdir.') from None
+        differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+        if set(differing) - {EXTENSIBLE}:
+            lines = [f'  {key}: {old.get(key, "absent")!r} there, {new.get(key, "absent")!r} now'
+                     for key in differing]
+            raise UserError(f'{workdir} holds a run of another config:\n' + '\n'.join(lines)
+                            + '\nChoose another --workdir, or give the config of that run.')
+    elif workdir.is_dir() and any(workdir.iterdir()):
+        raise UserError(f'{workdir} holds something that is not a run (no config.json); choose another --workdir.')
+    write_whole(file, lambda path: path.write_text(json.dumps(json.loads(config.to_json()), indent=1) + '\n'))
+    return workdir
+
+
+def _flat(tree: Any, prefix: str = '') -> dict[str, Any]:
+    """{'a': {'b': 1}} → {'a.b': 1}."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {key: leaf for name, branch in tree.items()
+            for key, leaf in _flat(branch, f'{prefix}.{name}' if prefix else name).items()}
