@@ -84,7 +84,7 @@ def get_config(dataset: str = 'ml-100k') -> ConfigDict:
         'kl_horizon': 1000.0,
         'ppo': {'gamma': 1.0, 'lam': 0.95, 'whiten_rewards': False, 'clip_range': 0.2, 'value_clip_range': 0.2,
                 'value_coef': 0.1, 'entropy_coef': 0.0, 'kl_loss_coef': 0.0},
-        'update': {'epochs': 4, 'minibatch_size': 32, 'microbatch_size': 32, 'learning_rate': 1e-3,
+        'learner': {'epochs': 4, 'minibatch_size': 32, 'microbatch_size': 32, 'learning_rate': 1e-3,
                    'warmup_steps': 10, 'max_grad_norm': 1.0, 'adam_epsilon': 1e-5},
         'checkpoint_every': 4,  # iterations
     })

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
@@ -21,6 +21,7 @@ from xrec_jax.errors import UserError, nearest
 
 def run(main: Callable[[list[str]], Any]) -> None:
     """Runs `main` under absl; does not return."""
+    logging.set_verbosity(logging.WARNING)  # orbax tells every file it writes; -v=0 turns that on
     try:
         app.run(main, flags_parser=parse_flags)
     except UserError as error:

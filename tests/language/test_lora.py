@@ -112,7 +112,8 @@ def test_gradient_of_the_adapter_is_that_of_the_merged_weights(params):
     adapter = random_adapter(params)
 
     ours = adapter_gradient(params, adapter)
-    theirs = jax.jit(jax.grad(lambda params: target_sum({'params': params})))(lora.merge(params, adapter, LORA))
+    merged = lora.merge(params, adapter, LORA)
+    theirs = jax.jit(jax.grad(lambda params: target_sum({'params': params})))(merged)
     gradient, full = flax.traverse_util.flatten_dict(ours), flax.traverse_util.flatten_dict(theirs)
     pairs = flax.traverse_util.flatten_dict(adapter)
     for path in pairs:

@@ -49,6 +49,6 @@ def test_unknown_template_names_the_nearest():
 
 
 def test_item_is_its_title_with_attributes_where_wanted():
-    assert item_text('Toy Story (1995)', ['animation', 'comedy'], True) == 'Toy Story (1995) [animation, comedy]'
-    assert item_text('Toy Story (1995)', ['animation', 'comedy'], False) == 'Toy Story (1995)'
-    assert item_text('Toy Story (1995)', [], True) == 'Toy Story (1995)'
+    title, attributes = 'Toy Story (1995)', ['animation', 'comedy']
+    assert item_text(title, attributes, True) == 'Toy Story (1995) [animation, comedy]'
+    assert item_text(title, attributes, False) == item_text(title, [], True) == title

@@ -67,7 +67,7 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
     if state.adapter is None:
         params = {'lora': lora.init_adapter(key, task.language.params, task.language.lora),
                   'value_head': policy.init_value_head(task.language.model.config.hidden_size)}
-    update_config = update.UpdateConfig(**settings.update.to_dict())
+    update_config = update.UpdateConfig(**settings.learner.to_dict())
     learner = sharding.replicate({
         'params': params,
         'opt_state': update.make_optimizer(update_config).init(params),
@@ -109,10 +109,10 @@ def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str
     size = len(task.examples['train'].user)
     if settings.rollout_size > size:
         raise UserError(f'align.rollout_size={settings.rollout_size} is more than the {size} training examples.')
-    update_config = update.UpdateConfig(**settings.update.to_dict())
+    update_config = update.UpdateConfig(**settings.learner.to_dict())
     update_config.check(settings.rollout_size)
     sharding.check_batch('align.rollout_size', settings.rollout_size, task.mesh)
-    sharding.check_batch('align.update.microbatch_size', update_config.microbatch_size, task.mesh)
+    sharding.check_batch('align.learner.microbatch_size', update_config.microbatch_size, task.mesh)
 
 
 def iterate(task: Task, state: RunState, settings, learner: dict, writer: ExplanationWriter, iteration: int,
@@ -131,7 +131,7 @@ def iterate(task: Task, state: RunState, settings, learner: dict, writer: Explan
               'responses': responses.tokens, 'response_mask': responses.mask}
     scored = score(task.language.model, task.language.params, learner['params'], inputs,
                    temperature=task.config.generate.temperature,
-                   num_chunks=settings.rollout_size // settings.update.microbatch_size)
+                   num_chunks=settings.rollout_size // settings.learner.microbatch_size)
     with watch('reward'):
         raw, columns = REWARDS[settings.reward](task, state, settings, rows, texts)
     with watch('log_probs'):
@@ -143,11 +143,11 @@ def iterate(task: Task, state: RunState, settings, learner: dict, writer: Explan
         params, opt_state, update_metrics = jax.block_until_ready(update.ppo_update(
             learner['params'], learner['opt_state'], task.language.params, inputs, rollout, update_key,
             evaluate=evaluator(task.language.model, task.config.generate.temperature),
-            config=update.UpdateConfig(**settings.update.to_dict()),
+            config=update.UpdateConfig(**settings.learner.to_dict()),
             ppo_config=ppo.PPOConfig(**settings.ppo.to_dict()), constrain=constrainer(task.mesh)))
     if not np.isfinite(float(update_metrics['loss'])):
         raise UserError(f'The PPO loss is {float(update_metrics["loss"])} in iteration {iteration}: lower '
-                        f'align.update.learning_rate (now {settings.update.learning_rate:g}).')
+                        f'align.learner.learning_rate (now {settings.learner.learning_rate:g}).')
     kl_coef = learner['kl_coef']
     if settings.kl_target > 0:
         kl_coef = ppo.adaptive_kl(kl_coef, metrics['kl_response'], settings.kl_target, settings.kl_horizon,

@@ -105,7 +105,8 @@ def kl_estimate(log_probs: chex.Array, ref_log_probs: chex.Array, kind: str = 'k
     log_probs, ref_log_probs: equal shape. With log r = log ref - log pi (Schulman, 2020,
     "Approximating KL divergence", http://joschu.net/blog/kl-approx.html):
     k1 = -log r, unbiased, of either sign; used in the reward, whose expectation is ExpCTR eq. 7.
-    k3 = expm1(log r) - log r, unbiased, never negative, of low variance; used as a loss term.
+    k3 = expm1(log r) - log r, unbiased, never negative, of lower variance than k1 while the two
+    policies are close; used as a loss term.
     Unmasked: callers mask.
     """
     chex.assert_equal_shape([log_probs, ref_log_probs])
@@ -293,7 +294,8 @@ def value_loss(
     returns = jnp.where(mask, jax.lax.stop_gradient(returns).astype(jnp.float32), 0.0)
     unclipped = clipped = (values - returns) ** 2
     if clip_range is not None:
-        near = old_values + jnp.clip(values - old_values, -clip_range, clip_range)
+        # Not V_old + clip(V - V_old): its rounding would count as clipping where there is none.
+        near = jnp.clip(values, old_values - clip_range, old_values + clip_range)
         clipped = (near - returns) ** 2
     metrics = {'value_clip_fraction': _sum(clipped > unclipped, mask)}
     return 0.5 * _sum(jnp.maximum(unclipped, clipped), mask), _count(mask), _stopped(metrics)

@@ -41,7 +41,7 @@ class UpdateConfig:
         for name, size, whole in (('minibatch_size', self.minibatch_size, rollout_size),
                                   ('microbatch_size', self.microbatch_size, self.minibatch_size)):
             if size < 1 or whole % size:
-                raise UserError(f'update.{name}={size} must divide {whole}: rollout_size, minibatch_size and '
+                raise UserError(f'align.learner.{name}={size} must divide {whole}: rollout_size, minibatch_size and '
                                 'microbatch_size go into each other.')
 
 
