@@ -71,6 +71,9 @@ class LlamaConfig:
         for key, supported in (('hidden_act', 'silu'), ('mlp_bias', False)):
             if hf.get(key, supported) != supported:
                 raise UserError(f'config.json: {key}={hf[key]!r} is not supported, only {supported!r}.')
+        needed = ('vocab_size', 'hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads')
+        if missing := [key for key in needed if key not in hf]:
+            raise UserError(f'config.json: {", ".join(missing)} missing; is it the file of a whole model?')
         # transformers 5 writes rope_parameters; earlier versions rope_theta and rope_scaling.
         rope = dict(hf.get('rope_parameters') or hf.get('rope_scaling') or {})
         rope.setdefault('rope_theta', hf.get('rope_theta', 10000.0))

@@ -28,6 +28,8 @@ class LoraConfig:
         return self.alpha / self.rank
 
     def __post_init__(self):
+        if self.rank < 1:
+            raise UserError(f'lora.rank={self.rank}: should be at least 1.')
         for target in self.targets:
             if target not in TARGETS:
                 raise UserError(f'lora.targets: "{target}" is not a projection.{nearest(target, TARGETS)}')

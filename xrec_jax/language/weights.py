@@ -38,7 +38,10 @@ def read_tensors(directory: str | os.PathLike) -> dict[str, np.ndarray]:
     """All tensors of a directory's safetensors file, or of the files that its index names."""
     directory = pathlib.Path(directory)
     if (directory / INDEX).exists():
-        weight_map = json.loads((directory / INDEX).read_text())['weight_map']
+        try:
+            weight_map = json.loads((directory / INDEX).read_text())['weight_map']
+        except (json.JSONDecodeError, KeyError):
+            raise UserError(f'{directory / INDEX} is damaged or has no "weight_map"; fetch it again.') from None
         files = sorted({directory / name for name in weight_map.values()})
     else:
         files = [directory / 'model.safetensors']

@@ -4,13 +4,16 @@ Bars are drawn on terminals only; lines are always printed.
 """
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 
 import rich.console
 import rich.progress
 
-CONSOLE = rich.console.Console(highlight=False, soft_wrap=True)
+# A file or a pipe has no width of its own; tables are readable at 140.
+WIDTH = None if sys.stdout.isatty() else 140
+CONSOLE = rich.console.Console(highlight=False, width=WIDTH)
 
 
 class _Rate(rich.progress.ProgressColumn):
@@ -39,7 +42,7 @@ def bar(title: str, total: int, done: int = 0, unit: str = 'steps') -> Iterator[
 
 def say(line: str) -> None:
     """Prints one line."""
-    CONSOLE.print(line, markup=False)
+    CONSOLE.print(line, markup=False, soft_wrap=True)
 
 
 class Stopwatch:

@@ -1,0 +1,70 @@
+"""Training from scratch: first weights, curriculum, and that a stopped run ends with the same bits."""
+
+
+import jax
+import numpy as np
+import pytest
+
+from configs import tiny_llama
+from xrec_jax import pretrain
+from xrec_jax.language import llama, pretraining, stories
+from xrec_jax.runs.metrics_writer import read_metrics
+
+
+def config():
+    config = tiny_llama.get_config()
+    config.model.update({'vocab_size': 400, 'hidden_size': 32, 'intermediate_size': 32, 'num_layers': 2, 'num_heads': 2,
+                         'num_kv_heads': 1, 'head_dim': 16})
+    config.tokenizer.num_texts = 50
+    config.pool.update({'num_batches': 2, 'tokens_per_batch': 512})
+    config.training.update({'steps': 9, 'warmup_steps': 2})
+    config.update({'log_every': 1, 'checkpoint_every': 1})
+    return config
+
+
+def train(workdir):
+    workdir.mkdir(exist_ok=True)
+    tokenizer = pretrain.make_tokenizer(config(), workdir / 'model')
+    return pretrain.train(config(), workdir, tokenizer)[1]
+
+
+def test_a_stopped_run_ends_with_the_same_bits(tmp_path, monkeypatch):
+    unbroken = train(tmp_path / 'a')
+    step, calls = pretraining.train_step, [0]
+
+    def stopping(*args):
+        calls[0] += 1
+        if calls[0] == 6:
+            raise KeyboardInterrupt
+        return step(*args)
+
+    monkeypatch.setattr(pretraining, 'train_step', stopping)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / 'b')
+    jax.tree.map(np.testing.assert_array_equal, train(tmp_path / 'b'), unbroken)
+    rows = [read_metrics(tmp_path / name / 'metrics.jsonl') for name in 'ab']
+    assert rows[0] == rows[1] and len(rows[0]) == 9
+    assert rows[0][-1]['loss'] < rows[0][0]['loss']
+
+
+def test_first_weights_attend_to_like_tokens_and_keep_the_scale():
+    shape = llama.LlamaConfig(64, 64, 64, 2, 4, 2, 16)
+    params = pretraining.init_params(jax.random.key(0), shape)
+    attention = jax.tree.map(lambda x: np.asarray(x[0]), params['layers']['self_attn'])
+    x = np.random.default_rng(0).normal(size=(20, 64))
+    for head in range(4):
+        q = x @ attention['q_proj']['kernel'].reshape(64, 4, 16)[:, head]
+        k = x @ attention['k_proj']['kernel'].reshape(64, 2, 16)[:, head // 2]
+        scores = q @ k.T / 4
+        off = scores[~np.eye(20, dtype=bool)]
+        assert np.diag(scores).mean() > off.mean() + 2 * off.std()
+    plain = llama.init_params(jax.random.key(0), shape)
+    np.testing.assert_array_equal(params['embed_tokens'], plain['embed_tokens'])
+
+
+def test_the_curriculum_names_the_mixture_of_each_pool():
+    curriculum = tiny_llama.get_config().curriculum.to_dict()
+    assert pretraining.mixture_of(curriculum, 0) == stories.Mixture((2, 4), 0.1, 0.5)
+    assert pretraining.mixture_of(curriculum, 19) == stories.Mixture((2, 4), 0.1, 0.5)
+    assert pretraining.mixture_of(curriculum, 20) == stories.Mixture((2, 6), 0.3, 0.1)
+    assert pretraining.mixture_of(curriculum, 500) == stories.Mixture((2, 10), 0.3, 0.05)

@@ -1,0 +1,46 @@
+"""A whole ExpCTR run that takes seconds: a random LLaMA of two layers, a random BERT, a small world."""
+
+import pathlib
+
+import jax
+import ml_collections
+import numpy as np
+
+from configs import expctr
+from xrec_jax.language import llama, stories, tokenizers, weights
+
+GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
+
+
+def save_language_model(directory: pathlib.Path) -> pathlib.Path:
+    """A random model with a tokenizer of its own."""
+    random = np.random.Generator(np.random.Philox(0))
+    pairs = stories.texts(random, 200, stories.Mixture((2, 4), 0.3))
+    tokenizer = tokenizers.train_tokenizer((text for pair in pairs for text in pair), 512)
+    tokenizer.save_pretrained(directory)
+    config = llama.LlamaConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_layers=2,
+                               num_heads=2, num_kv_heads=1, head_dim=16, max_position_embeddings=512,
+                               tie_word_embeddings=True)
+    weights.save_llama(directory, config, llama.init_params(jax.random.key(0), config))
+    return directory
+
+
+def small_config(language_model: pathlib.Path) -> ml_collections.ConfigDict:
+    config = expctr.get_config('simulated')
+    config.schedule = ('explain(icl)', 'fit(ids)', 'align(lc)', 'explain(corpus)', 'fit(aug)', 'align(ic)',
+                       'explain(final)', 'judge(ctr)')
+    config.mesh.data = 1
+    config.language.model = str(language_model)
+    config.language.lora_rank = 2
+    config.encoder.model = str(GOLDEN / 'bert' / 'bert')
+    config.data.update({'data_dir': '', 'num_samples': 100, 'history_length': 3})
+    config.data.world.update({'num_users': 40, 'num_items': 30, 'num_interactions': 400})
+    config.generate.max_length = 8
+    config.explain.update({'batch_size': 8, 'checkpoint_every': 1})
+    config.corpus.max_examples = 20
+    config.align.update({'iterations': 4, 'rollout_size': 8, 'checkpoint_every': 2})
+    config.align.learner.update({'epochs': 1, 'minibatch_size': 4, 'microbatch_size': 4, 'warmup_steps': 1})
+    config.ic.iterations = 3
+    config.fit.training.epochs = 4
+    config.fit.checkpoint_every = 2
+    return config
