@@ -7,10 +7,12 @@ same command goes on with an unfinished run.
 """
 
 import concurrent.futures
+import functools
 import json
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import matplotlib
 import ml_collections
 import numpy as np
@@ -38,8 +40,8 @@ def main(argv: list[str]) -> None:
     tokenizer = make_tokenizer(config, directory)
     model, params = train(config, workdir, tokenizer)
 
-    weights.save_llama(directory, model.config, params, dtype=jax.numpy.bfloat16)
-    shape, params = weights.load_llama(directory, dtype=jax.numpy.float32)  # as it ships: rounded to bfloat16
+    weights.save_llama(directory, model.config, params, dtype=jnp.bfloat16)
+    shape, params = weights.load_llama(directory, dtype=jnp.float32)  # as it ships: rounded to bfloat16
     figures = measure(config, llama.Llama(shape), params, tokenizer)
     write_whole(directory / 'figures.json', lambda path: path.write_text(json.dumps(figures, indent=1) + '\n'))
     plot_loss(workdir, directory / 'loss.png')
@@ -67,12 +69,14 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, tokenizer: t
     settings = pretraining.PretrainConfig(**config.training.to_dict())
     params = pretraining.init_params(jax.random.key(config.seed), model.config)
     state = {'params': params, 'opt_state': pretraining.make_optimizer(settings).init(params),
-             'step': np.int32(0)}
+             'step': jnp.int32(0)}
     metrics = MetricsWriter(workdir)
     progress.say(f'{sum(x.size for x in jax.tree.leaves(params)):,} parameters')
 
+    lesson = functools.partial(pretraining.lesson_of, config.curriculum.to_dict())
+
     def make_pool(index: int) -> list[dict]:
-        return stories.pool(tokenizer, config.seed, index, pretraining.mixture_of(config.curriculum, index),
+        return stories.pool(tokenizer, config.seed, index, lesson(index).mixture,
                             num_batches=config.pool.num_batches, tokens_per_batch=config.pool.tokens_per_batch)
 
     with Checkpoints(workdir / 'checkpoints') as checkpoints, \
@@ -87,7 +91,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, tokenizer: t
                 current, batches = batches.result(), maker.submit(make_pool, pool + 1)
                 for batch in current[:settings.steps - step]:
                     state['params'], state['opt_state'], row = pretraining.train_step(
-                        model, settings, state['params'], state['opt_state'], batch)
+                        model, settings, state['params'], state['opt_state'], batch,
+                        lesson(pool).prompt_weight)
                     step += 1
                     tokens += int(batch['mask'].sum())
                     advance()
@@ -95,7 +100,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, tokenizer: t
                         metrics.write('pretrain', step, row)
                         advance(0, f'loss {float(row["loss"]):.3f}')
                 pool += 1
-                state['step'] = np.int32(step)
+                state['step'] = jnp.int32(step)
                 if pool % config.checkpoint_every == 0 or step == settings.steps:
                     checkpoints.save(pool, state)
     return model, state['params']

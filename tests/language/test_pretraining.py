@@ -62,9 +62,10 @@ def test_first_weights_attend_to_like_tokens_and_keep_the_scale():
     np.testing.assert_array_equal(params['embed_tokens'], plain['embed_tokens'])
 
 
-def test_the_curriculum_names_the_mixture_of_each_pool():
-    curriculum = tiny_llama.get_config().curriculum.to_dict()
-    assert pretraining.mixture_of(curriculum, 0) == stories.Mixture((2, 4), 0.1, 0.5)
-    assert pretraining.mixture_of(curriculum, 19) == stories.Mixture((2, 4), 0.1, 0.5)
-    assert pretraining.mixture_of(curriculum, 20) == stories.Mixture((2, 6), 0.3, 0.1)
-    assert pretraining.mixture_of(curriculum, 500) == stories.Mixture((2, 10), 0.3, 0.05)
+def test_the_curriculum_names_the_lesson_of_each_pool():
+    curriculum = {'0': {'history': (2, 4), 'click_share': 0.1, 'recall_share': 0.5, 'prompt_weight': 0.3},
+                  '20': {'history': [2, 10], 'click_share': 0.3, 'recall_share': 0.0, 'prompt_weight': 0.1}}
+    first = pretraining.Lesson(stories.Mixture((2, 4), 0.1, 0.5), 0.3)
+    assert [pretraining.lesson_of(curriculum, pool) for pool in (0, 19)] == [first] * 2
+    later = pretraining.Lesson(stories.Mixture((2, 10), 0.3, 0.0), 0.1)
+    assert [pretraining.lesson_of(curriculum, pool) for pool in (20, 500)] == [later] * 2

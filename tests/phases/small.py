@@ -29,7 +29,7 @@ def small_config(language_model: pathlib.Path) -> ml_collections.ConfigDict:
     config = expctr.get_config('simulated')
     config.schedule = ('explain(icl)', 'fit(ids)', 'align(lc)', 'explain(corpus)', 'fit(aug)', 'align(ic)',
                        'explain(final)', 'judge(ctr)')
-    config.mesh.data = 1
+    config.mesh.data = -1
     config.language.model = str(language_model)
     config.language.lora_rank = 2
     config.encoder.model = str(GOLDEN / 'bert' / 'bert')
@@ -44,3 +44,8 @@ def small_config(language_model: pathlib.Path) -> ml_collections.ConfigDict:
     config.fit.training.epochs = 4
     config.fit.checkpoint_every = 2
     return config
+
+
+def get_config(language_model: str) -> ml_collections.ConfigDict:
+    """So that `--config tests/phases/small.py:MODEL` runs it."""
+    return small_config(pathlib.Path(language_model))

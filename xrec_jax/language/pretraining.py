@@ -21,9 +21,16 @@ class PretrainConfig:
     steps: int
     learning_rate: float  # the peak: linear warm-up, constant, linear decay over the last quarter
     warmup_steps: int
-    prompt_weight: float  # of the prompt's own tokens in the loss; responses weigh 1
     weight_decay: float
     max_grad_norm: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Lesson:
+    """A part of the curriculum."""
+
+    mixture: Mixture
+    prompt_weight: float  # of the prompt's own tokens in the loss; responses weigh 1
 
 
 def init_params(key: jax.Array, config: LlamaConfig) -> dict:
@@ -67,21 +74,23 @@ def make_optimizer(config: PretrainConfig) -> optax.GradientTransformation:
                        optax.adamw(rate, b1=0.9, b2=0.98, weight_decay=config.weight_decay))
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'config'), donate_argnames=('params', 'opt_state'))
-def train_step(model: Llama, config: PretrainConfig, params: Any, opt_state: optax.OptState, batch: dict
-               ) -> tuple[Any, optax.OptState, dict[str, jax.Array]]:
+@functools.partial(jax.jit, static_argnames=('model', 'config', 'prompt_weight'),
+                   donate_argnames=('params', 'opt_state'))
+def train_step(model: Llama, config: PretrainConfig, params: Any, opt_state: optax.OptState, batch: dict,
+               prompt_weight: float) -> tuple[Any, optax.OptState, dict[str, jax.Array]]:
     """One optimizer step on a batch of `stories.pool`: new params and state, and metrics."""
 
     def loss(params):
-        return language_loss(model, {'params': params}, batch, config.prompt_weight)
+        return language_loss(model, {'params': params}, batch, prompt_weight)
 
     (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params)
     updates, opt_state = make_optimizer(config).update(grads, opt_state, params)
     return optax.apply_updates(params, updates), opt_state, metrics | {'loss': value}
 
 
-def mixture_of(curriculum: dict, pool: int) -> Mixture:
-    """The mixture of the `pool`-th pool; `curriculum` maps a first pool to the mixture from there on."""
+def lesson_of(curriculum: dict, pool: int) -> Lesson:
+    """The lesson of the `pool`-th pool; `curriculum` maps a first pool to the lesson from there on."""
     first = max(int(start) for start in curriculum if int(start) <= pool)
-    return Mixture(**{name: tuple(value) if name == 'history' else value
-                      for name, value in curriculum[str(first)].items()})
+    entry = dict(curriculum[str(first)])
+    return Lesson(prompt_weight=entry.pop('prompt_weight'),
+                  mixture=Mixture(**entry | {'history': tuple(entry['history'])}))
