@@ -15,12 +15,16 @@ def get_config() -> ConfigDict:
         'num_kv_heads': 2, 'head_dim': 64, 'max_position_embeddings': 1024, 'tie_word_embeddings': True,
     })
     config.tokenizer = ConfigDict({'num_texts': 20_000, 'history': (2, 10), 'click_share': 0.3})
-    # From pool 0, 20 and 40 on. Short prompts and much recall first: so it learns to copy. Once it can,
-    # the words of prompts teach it no more, and the few words of an answer should be heard.
+    # From pool 0, 20, 40, … on. Short prompts and much recall first: so it learns to copy. Once it can,
+    # the words of prompts teach it no more, and the few words of an answer should be heard. What a
+    # verdict is worth is learned from verdicts that came true, then from all (three of four do).
     config.curriculum = ConfigDict({
         '0': {'history': (2, 4), 'click_share': 0.1, 'recall_share': 0.5, 'prompt_weight': 0.3},
         '20': {'history': (2, 6), 'click_share': 0.3, 'recall_share': 0.1, 'prompt_weight': 0.3},
         '40': {'history': (2, 10), 'click_share': 0.4, 'recall_share': 0.05, 'prompt_weight': 0.05},
+        '60': {'history': (2, 10), 'click_share': 0.4, 'recall_share': 0.05, 'prompt_weight': 0.02,
+               'only_true': True},
+        '84': {'history': (2, 10), 'click_share': 0.4, 'recall_share': 0.0, 'prompt_weight': 0.02},
     })
     config.pool = ConfigDict({'num_batches': 16, 'tokens_per_batch': 4096})
     config.training = ConfigDict({

@@ -151,3 +151,13 @@ def test_mixture_sets_the_shares():
     kinds = [prompt.split()[0] for prompt, _ in stories.texts(np.random.default_rng(1), 400, MIXTURE)]
     assert abs(kinds.count('Given') / 400 - 0.3) < 0.08
     assert abs(kinds.count('A') / 400 - 0.2) < 0.08
+
+
+def test_only_true_asks_about_careful_reasons_whose_verdict_came_true():
+    rng = np.random.Generator(np.random.Philox(3))
+    asked = list(stories.texts(rng, 200, stories.Mixture((4, 6), 1.0, only_true=True)))
+    said_yes = [('will likely enjoy' in prompt or 'will probably like' in prompt) for prompt, _ in asked]
+    careful = ['features' in prompt for prompt, _ in asked]
+    agrees = [yes == (answer == ' Yes.') for yes, (_, answer) in zip(said_yes, asked)]
+    assert all(agree for agree, known in zip(agrees, careful) if known)
+    assert 0.3 < np.mean([agree for agree, known in zip(agrees, careful) if not known]) < 0.7

@@ -67,11 +67,15 @@ def probe_reasons(held_out: list[stories.Story], texts: list[str]) -> dict[str, 
     shared, speaks = attributes.names_any(known, [story.shared for story in held_out])
     return {
         'copies_title': float(np.mean([story.title in text for story, text in zip(held_out, texts)])),
-        'names_attribute': float(any_named.mean()),
-        'attribute_is_the_targets': float(of_target[any_named].mean()),
-        'attribute_is_shared': float(shared[any_named & speaks].mean()),
-        'names_shared_attribute': float(shared[speaks].mean()),
+        'names_attribute': _share(any_named),
+        'attribute_is_the_targets': _share(of_target[any_named]),
+        'attribute_is_shared': _share(shared[any_named & speaks]),
+        'names_shared_attribute': _share(shared[speaks]),
     }
+
+
+def _share(which: np.ndarray) -> float:
+    return float(which.mean()) if which.size else float('nan')
 
 
 def _attributes_of(item: str) -> list[str]:

@@ -60,7 +60,8 @@ class Story:
     shared: list[str]  # the target's attributes for or against which the history speaks
     reason: str
     careful: bool
-    label: bool
+    verdict: bool  # what the reason predicts
+    label: bool  # what came
 
     @property
     def explain_prompt(self) -> str:
@@ -129,6 +130,7 @@ def tell(rng: np.random.Generator, num_history: int, careful_share: float = 0.5)
         shared=list(attributes[support != 0]),
         reason=reason,
         careful=careful,
+        verdict=verdict,
         label=bool(positive[-1]),
     )
 
@@ -144,6 +146,7 @@ class Mixture:
     history: tuple[int, int]  # fewest and most items before the target
     click_share: float  # of the texts; the rest are reasons
     recall_share: float = 0.0
+    only_true: bool = False  # ask about careful reasons only where their verdict came true
 
 
 def texts(rng: np.random.Generator, count: int, mixture: Mixture):
@@ -153,6 +156,8 @@ def texts(rng: np.random.Generator, count: int, mixture: Mixture):
         story = tell(rng, int(rng.integers(fewest, most + 1)))
         kind = rng.random()
         if kind < mixture.click_share:
+            while mixture.only_true and story.careful and story.verdict != story.label:
+                story = tell(rng, int(rng.integers(fewest, most + 1)))
             yield story.click_prompt, story.answer
         elif kind < mixture.click_share + mixture.recall_share:
             yield story.recall_prompt, story.recall_answer
