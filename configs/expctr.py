@@ -91,8 +91,9 @@ def get_config(dataset: str = 'ml-100k') -> ConfigDict:
     config.judge = ConfigDict({
         'scorers': {'DeepFM': 'predictor(ids)', 'ICL': 'llm(icl)', 'ExpCTR-LLM': 'llm(final)',
                     'ExpCTR-Aug': 'predictor(aug, final)'},
-        'before': 'icl',
-        'after': 'final',
+        # Two phases `explain` to compare, and the scorers that are shown beside their texts.
+        'before': {'explain': 'icl', 'scorers': ('ICL', 'DeepFM')},
+        'after': {'explain': 'final', 'scorers': ('ExpCTR-LLM', 'ExpCTR-Aug')},
         'examples': 5,
     })
 

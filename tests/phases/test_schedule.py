@@ -16,7 +16,7 @@ from xrec_jax.runs.explanations import ExplanationWriter
 from xrec_jax.runs.metrics_writer import MetricsWriter, read_metrics
 from xrec_jax.runs.workdir import open_workdir
 
-TIMES = ('seconds', 'tokens_per_second')
+OF_THE_PROCESS = ('seconds', 'tokens_per_second', 'compiles')
 
 
 @pytest.fixture(scope='module')
@@ -44,7 +44,7 @@ def unbroken(language_model, tmp_path_factory):
 
 
 def metrics(workdir):
-    return [{name: value for name, value in row.items() if not name.startswith(TIMES)}
+    return [{name: value for name, value in row.items() if not name.startswith(OF_THE_PROCESS)}
             for row in read_metrics(workdir / 'metrics.jsonl')]
 
 
@@ -81,6 +81,7 @@ def test_alignment_moves_the_adapter_and_logs_its_health(unbroken):
             assert np.isfinite(row[name])
     assert rows[0]['kl_k3'] < 1e-6  # a fresh adapter is the reference
     assert rows[-1]['kl_k3'] > 1e-6
+    assert [row['compiles'] for row in rows[2:]] == [0, 0]
 
 
 class Stop(Exception):

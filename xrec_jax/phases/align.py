@@ -28,6 +28,7 @@ from xrec_jax.recommenders import training
 from xrec_jax.rl import ppo, rewards, update
 from xrec_jax.runs import progress
 from xrec_jax.runs.checkpoints import Checkpoints
+from xrec_jax.runs.compiles import num_compiles
 from xrec_jax.runs.explanations import ExplanationWriter
 from xrec_jax.runs.metrics_writer import read_metrics
 from xrec_jax.runs.state import RunState
@@ -118,7 +119,7 @@ def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str
 def iterate(task: Task, state: RunState, settings, learner: dict, writer: ExplanationWriter, iteration: int,
             key: jax.Array, index: int) -> tuple[dict, dict[str, float]]:
     """One iteration: returns the learner after it, and its metrics."""
-    watch = progress.Stopwatch()
+    watch, compiles = progress.Stopwatch(), num_compiles()
     rows = rollout_rows(len(task.examples['train'].user), settings.rollout_size, iteration - 1,
                         (task.seed, index))
     write_key, update_key = jax.random.split(key)
@@ -169,6 +170,7 @@ def iterate(task: Task, state: RunState, settings, learner: dict, writer: Explan
         'response_length': lengths.mean(), 'truncation_rate': np.asarray(responses.truncated).mean(),
         'distinct_texts': len(set(texts)) / len(texts),
         'tokens_per_second': lengths.sum() / seconds,
+        'compiles': num_compiles() - compiles,
         **{f'seconds_{name}': value for name, value in watch.seconds.items()},
     }
     return ({'params': params, 'opt_state': opt_state, 'kl_coef': kl_coef},

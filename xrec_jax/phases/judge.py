@@ -35,7 +35,7 @@ METRICS = {'auc': 'AUC', 'log_loss': 'LogLoss', 'mae': 'MAE', 'rmse': 'RMSE'}
 
 def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collections.ConfigDict) -> RunState:
     """Prints the tables and writes `summary.json`."""
-    before, after = (explanations(state, name) for name in (settings.before, settings.after))
+    before, after = (explanations(state, side.explain) for side in (settings.before, settings.after))
     scores = {name: scorer(task, state, text) for name, text in settings.scorers.items()}
     figures = {name: {split: ctr.ctr_metrics(task.examples[split].label, by_split[split]) for split in SPLITS}
                for name, by_split in scores.items()}
@@ -56,14 +56,17 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
     console = progress.CONSOLE
     console.print(ctr_table(task, figures))
     _say_named(summary['named_decisive_attribute'])
-    console.print(examples(task, before['test'], after['test'], settings.examples))
+    console.print(examples(task, settings, before['test'], after['test'], scores))
     progress.say(f'{phase}: written to {path}')
     return state
 
 
 def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str]) -> None:
     """UserError where the schedule has not made by then what is to be measured."""
-    needed = [f'explain({settings.before})', f'explain({settings.after})']
+    needed = [f'explain({side.explain})' for side in (settings.before, settings.after)]
+    for name in (*settings.before.scorers, *settings.after.scorers):
+        if name not in settings.scorers:
+            raise UserError(f'judge: "{name}" is none of judge.scorers.{nearest(name, settings.scorers)}')
     for text in settings.scorers.values():
         kind, name, written = parse_scorer(text)
         needed += [f'fit({name})'] * (kind == 'predictor') + [f'explain({written})'] * bool(written)
@@ -142,24 +145,25 @@ def _say_named(shares: dict) -> None:
             f'{split} {shares["before"][split]:.1%} before, {shares["after"][split]:.1%} after' for split in SPLITS))
 
 
-def examples(task: Task, before: pa.Table, after: pa.Table, count: int) -> rich.table.Table:
-    """`count` test examples with history, label, and both explanations with their scores."""
-    table = rich.table.Table(title=f'{count} explanations before and after (score: the frozen model\'s '
-                                   'probability of a like)', title_justify='left', show_lines=True)
-    for title, ratio in (('user and item', 3), ('before', 2), ('after', 2)):
+def examples(task: Task, settings: ml_collections.ConfigDict, before: pa.Table, after: pa.Table,
+             scores: dict) -> rich.table.Table:
+    """A few test examples with history and label, and both explanations with the scores they lead to."""
+    table = rich.table.Table(title=f'{settings.examples} explanations before and after, and the likes that are '
+                                   'predicted', title_justify='left', show_lines=True)
+    for title, ratio in (('user and item', 4), ('before', 3), ('after', 3)):
         table.add_column(title, ratio=ratio)
     test = task.examples['test']
     random = np.random.Generator(np.random.Philox(task.seed))
-    for row in np.sort(random.permutation(len(test.user))[:count]):
+    for row in np.sort(random.permutation(len(test.user))[:settings.examples]):
         seen = test.history[row] >= 0
         liked, disliked = (
             '; '.join(task.item_texts[item] for item in test.history[row][seen & which]) or 'none'
             for which in (test.history_liked[row], ~test.history_liked[row]))
         user = task.dataset.users['user_id'][int(test.user[row])]
-        verdict = 'liked' if test.label[row] else 'disliked'
-        cells = [f'user {user} liked {liked}; disliked {disliked}\n→ {task.item_texts[test.item[row]]}: in truth '
-                 f'{verdict}']
-        cells += [f'{one["text"][int(row)]}\nscore {one["llm_score"][int(row)].as_py():.2f}'
-                  for one in (before, after)]
+        cells = [f'user {user} liked: {liked}\ndisliked: {disliked}\n→ {task.item_texts[test.item[row]]}: in truth '
+                 f'{"liked" if test.label[row] else "disliked"}']
+        for side, explained in ((settings.before, before), (settings.after, after)):
+            likes = ', '.join(f'{name} {scores[name]["test"][row]:.2f}' for name in side.scorers)
+            cells.append(f'{explained["text"][int(row)]}\n\n{likes}')
         table.add_row(*map(rich.markup.escape, cells))
     return table
