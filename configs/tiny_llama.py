@@ -24,11 +24,13 @@ def get_config() -> ConfigDict:
         '40': {'history': (2, 10), 'click_share': 0.4, 'recall_share': 0.05, 'prompt_weight': 0.05},
         '60': {'history': (2, 10), 'click_share': 0.4, 'recall_share': 0.05, 'prompt_weight': 0.02,
                'only_true': True},
-        '84': {'history': (2, 10), 'click_share': 0.4, 'recall_share': 0.0, 'prompt_weight': 0.02},
+        '84': {'history': (2, 10), 'click_share': 0.85, 'recall_share': 0.02, 'prompt_weight': 0.0,
+               'only_true': True},
+        '96': {'history': (2, 10), 'click_share': 0.5, 'recall_share': 0.02, 'prompt_weight': 0.02},
     })
     config.pool = ConfigDict({'num_batches': 16, 'tokens_per_batch': 4096})
     config.training = ConfigDict({
-        'steps': 1920, 'learning_rate': 3e-3, 'warmup_steps': 100, 'weight_decay': 0.01,
+        'steps': 2080, 'learning_rate': 3e-3, 'warmup_steps': 100, 'weight_decay': 0.01,
         'max_grad_norm': 1.0,
     })
     config.probe = ConfigDict({'count': 512, 'history': 8, 'max_length': 64})

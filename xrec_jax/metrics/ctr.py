@@ -5,6 +5,8 @@ All in NumPy float64 over whole splits, so that a figure does not depend on devi
 
 import numpy as np
 
+LABELS = {'auc': 'AUC', 'log_loss': 'LogLoss', 'mae': 'MAE', 'rmse': 'RMSE'}  # of `ctr_metrics`
+
 
 def auc(labels: np.ndarray, scores: np.ndarray) -> float:
     """Share of (positive, negative) pairs ranked rightly, ties counting half; NaN with one class.

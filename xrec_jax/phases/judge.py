@@ -30,7 +30,6 @@ from xrec_jax.runs.files import write_whole
 from xrec_jax.runs.state import RunState
 
 SPLITS = ('valid', 'test')
-METRICS = {'auc': 'AUC', 'log_loss': 'LogLoss', 'mae': 'MAE', 'rmse': 'RMSE'}
 
 
 def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collections.ConfigDict) -> RunState:
@@ -113,10 +112,10 @@ def ctr_table(task: Task, figures: dict) -> rich.table.Table:
     table = rich.table.Table(title=f'{task.dataset.name}, seed {task.seed} (liked: {rates})', title_justify='left')
     table.add_column('')
     for split in SPLITS:
-        for name in METRICS.values():
+        for name in ctr.LABELS.values():
             table.add_column(f'{split}\n{name}', justify='right')
     for name, by_split in figures.items():
-        table.add_row(name, *(f'{by_split[split][metric]:.4f}' for split in SPLITS for metric in METRICS))
+        table.add_row(name, *(f'{by_split[split][metric]:.4f}' for split in SPLITS for metric in ctr.LABELS))
     return table
 
 
