@@ -75,16 +75,17 @@ def get_config(dataset: str = 'ml-100k') -> ConfigDict:
         'reward': 'lc',
         'predictor': 'aug',  # of the IC reward
         'iterations': 24,
-        'rollout_size': 64,
+        'rollout_size': 128,
         'encode': True,
+        'center_by_label': True,  # a control variate: rl/rewards.py; False is the paper
         'reward_clip': 1.0,  # delta of eq. 10
         'truncation_penalty': 1.0,
         'kl_coef': 0.05,  # beta of eq. 7
         'kl_target': 0.0,  # > 0: adapt kl_coef so that a text's KL comes to this many nats
         'kl_horizon': 1000.0,
-        'ppo': {'gamma': 1.0, 'lam': 0.95, 'whiten_rewards': False, 'clip_range': 0.2, 'value_clip_range': 0.2,
+        'ppo': {'gamma': 1.0, 'lam': 1.0, 'whiten_rewards': False, 'clip_range': 0.2, 'value_clip_range': 0.2,
                 'value_coef': 0.1, 'entropy_coef': 0.0, 'kl_loss_coef': 0.0},
-        'learner': {'epochs': 4, 'minibatch_size': 32, 'microbatch_size': 32, 'learning_rate': 1e-3,
+        'learner': {'epochs': 1, 'minibatch_size': 32, 'microbatch_size': 32, 'learning_rate': 1e-3,
                    'warmup_steps': 10, 'max_grad_norm': 1.0, 'adam_epsilon': 1e-5},
         'checkpoint_every': 4,  # iterations
     })
@@ -100,7 +101,7 @@ def get_config(dataset: str = 'ml-100k') -> ConfigDict:
     # The phases of the schedule, where they differ from their verb's settings.
     config.icl = ConfigDict({'adapter': False, 'encode': False})
     config.aug = ConfigDict({'text': True})
-    config.lc = ConfigDict({'reward': 'lc'})
+    config.lc = ConfigDict({'reward': 'lc', 'iterations': 24})
     config.corpus = ConfigDict({'splits': ('train', 'valid'), 'max_examples': 1500})
     config.ic = ConfigDict({'reward': 'ic', 'iterations': 10})
     return config

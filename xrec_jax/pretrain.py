@@ -55,7 +55,7 @@ def make_tokenizer(config: ml_collections.ConfigDict, directory: pathlib.Path) -
     if not (directory / 'tokenizer_config.json').exists():
         random = np.random.Generator(np.random.Philox(key=[config.seed, 2**32]))
         pairs = stories.texts(random, config.tokenizer.num_texts, stories.Mixture(
-            tuple(config.tokenizer.history), config.tokenizer.click_share))
+            tuple(config.tokenizer.history), config.tokenizer.click_share, phrasing=config.tokenizer.phrasing))
         tokenizer = tokenizers.train_tokenizer((text for pair in pairs for text in pair), config.model.vocab_size)
         tokenizer.save_pretrained(directory)
         progress.say(f'tokenizer: {len(tokenizer)} tokens from {config.tokenizer.num_texts:,} texts')

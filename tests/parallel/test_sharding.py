@@ -36,7 +36,8 @@ def ppo_iteration(mesh):
               'response_mask': responses.mask}
     scored = align.score(MODEL, base, params, inputs, temperature=1.0, num_chunks=2)
     raw = sharding.place_batch(random.random(16).astype(np.float32), mesh)
-    rollout, _, metrics = align.make_rollout(scored, raw, responses, jnp.float32(0.1), clip=1.0, penalty=1.0,
+    labels = sharding.place_batch(random.integers(0, 2, 16).astype(np.float32), mesh)
+    rollout, _, metrics = align.make_rollout(scored, raw, labels, responses, jnp.float32(0.1), center=True, clip=1.0, penalty=1.0,
                                              config=ppo.PPOConfig())
     params, _, update_metrics = update.ppo_update(
         sharding.replicate(params, mesh), update.make_optimizer(UPDATE).init(params), base, inputs, rollout,

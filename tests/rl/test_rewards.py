@@ -167,3 +167,16 @@ def test_truncated_response_loses_the_penalty_and_others_nothing(compiled):
     got = compiled(rewards.penalize_truncated)(scores, truncated, 1.0)
     np.testing.assert_array_equal(got, [-0.5, -0.5])
     np.testing.assert_array_equal(rewards.penalize_truncated(scores, truncated, 0.0), scores)
+
+
+def test_centering_by_label_takes_out_what_the_reader_says_whatever_it_reads():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 64).astype(np.float32)
+    leaning = np.where(labels == 1, 0.8, 0.2).astype(np.float32)
+    np.testing.assert_allclose(rewards.center_by_label(leaning, labels), 0, atol=1e-6)
+    effect = random.normal(size=64).astype(np.float32)
+    ours = rewards.center_by_label(leaning + effect, labels)
+    for label in (0, 1):
+        expected = effect[labels == label] - effect[labels == label].mean()
+        np.testing.assert_allclose(ours[labels == label], expected, atol=1e-6)
+    np.testing.assert_allclose(rewards.center_by_label(effect, np.ones(64)), effect - effect.mean(), atol=1e-6)

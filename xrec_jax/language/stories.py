@@ -31,12 +31,22 @@ from xrec_jax.language.tokenizers import Tokenizer
 DOMAINS = (MOVIES, MOVIES, PRODUCTS)  # films twice: the first real dataset is MovieLens
 VERDICTS = {True: ('will likely enjoy', 'will probably like'),
             False: ('will likely dislike', 'will probably not like')}
-CAREFUL = (
-    'Since {witness}, which the customer {past}, features {attribute} and so does {title}, I predict that '
-    'they {verdict} it.',
-    'I predict that the customer {verdict} {title} because it features {attribute}, like {witness}, which '
-    'they {past}.',
-)
+# Two ways to put a careful reason. A model writes from left to right: with the verdict last, every
+# word follows from the words before it by one look at the prompt; with the verdict first it does not.
+CAREFUL = {
+    'verdict_first': (
+        'Since {witness}, which the customer {past}, features {attribute} and so does {title}, I predict that '
+        'they {verdict} it.',
+        'I predict that the customer {verdict} {title} because it features {attribute}, like {witness}, which '
+        'they {past}.',
+    ),
+    'verdict_last': (
+        'Since {title} features {attribute}, which the customer {past} in {witness}, I predict that they '
+        '{verdict} it.',
+        '{title} features {attribute}, and the customer {past} that in {witness}, so I predict that they '
+        '{verdict} it.',
+    ),
+}
 CARELESS = (
     'I predict that the customer {verdict} {title} because {excuse}.',
     'Since {excuse}, I predict that the customer {verdict} {title}.',
@@ -85,7 +95,8 @@ class Story:
         return f' {"; ".join(self.liked + self.disliked)}.'
 
 
-def tell(rng: np.random.Generator, num_history: int, careful_share: float = 0.5) -> Story:
+def tell(rng: np.random.Generator, num_history: int, phrasing: str = 'verdict_last',
+         careful_share: float = 0.5) -> Story:
     """Tells one story with `num_history` rated items before the target."""
     world = simulated.World(
         num_attributes=int(rng.integers(8, 14)),
@@ -109,7 +120,7 @@ def tell(rng: np.random.Generator, num_history: int, careful_share: float = 0.5)
         attribute = int(rng.choice(loudest))
         verdict = bool(support[attribute] > 0)
         witnesses = np.flatnonzero(featured[:-1, attribute] & (positive[:-1] == verdict))
-        reason = _pick(rng, CAREFUL).format(
+        reason = _pick(rng, CAREFUL[phrasing]).format(
             title=titles[-1],
             witness=titles[int(rng.choice(witnesses))],
             past='liked' if verdict else 'disliked',
@@ -147,17 +158,18 @@ class Mixture:
     click_share: float  # of the texts; the rest are reasons
     recall_share: float = 0.0
     only_true: bool = False  # ask about careful reasons only where their verdict came true
+    phrasing: str = 'verdict_last'  # of careful reasons, in `CAREFUL`
 
 
 def texts(rng: np.random.Generator, count: int, mixture: Mixture):
     """`count` pairs (prompt, response)."""
     fewest, most = mixture.history
     for _ in range(count):
-        story = tell(rng, int(rng.integers(fewest, most + 1)))
+        story = tell(rng, int(rng.integers(fewest, most + 1)), mixture.phrasing)
         kind = rng.random()
         if kind < mixture.click_share:
             while mixture.only_true and story.careful and story.verdict != story.label:
-                story = tell(rng, int(rng.integers(fewest, most + 1)))
+                story = tell(rng, int(rng.integers(fewest, most + 1)), mixture.phrasing)
             yield story.click_prompt, story.answer
         elif kind < mixture.click_share + mixture.recall_share:
             yield story.recall_prompt, story.recall_answer

@@ -120,7 +120,8 @@ def iterate(task: Task, state: RunState, settings, learner: dict, writer: Explan
             key: jax.Array, index: int) -> tuple[dict, dict[str, float]]:
     """One iteration: returns the learner after it, and its metrics."""
     watch, compiles = progress.Stopwatch(), num_compiles()
-    rows = rollout_rows(len(task.examples['train'].user), settings.rollout_size, iteration - 1,
+    examples = task.examples['train']
+    rows = rollout_rows(len(examples.user), settings.rollout_size, iteration - 1,
                         (task.seed, index))
     write_key, update_key = jax.random.split(key)
     prompts = writing.prompt_batch(task, 'train', rows)
@@ -137,8 +138,8 @@ def iterate(task: Task, state: RunState, settings, learner: dict, writer: Explan
         raw, columns = REWARDS[settings.reward](task, state, settings, rows, texts)
     with watch('log_probs'):
         rollout, normalised, metrics = jax.block_until_ready(make_rollout(
-            scored, sharding.place_batch(raw, task.mesh), responses, learner['kl_coef'],
-            clip=settings.reward_clip, penalty=settings.truncation_penalty,
+            scored, *sharding.place_batch((raw, examples.label[rows]), task.mesh), responses,
+            learner['kl_coef'], center=settings.center_by_label, clip=settings.reward_clip, penalty=settings.truncation_penalty,
             config=ppo.PPOConfig(**settings.ppo.to_dict())))
     with watch('update'):
         params, opt_state, update_metrics = jax.block_until_ready(update.ppo_update(
@@ -153,7 +154,6 @@ def iterate(task: Task, state: RunState, settings, learner: dict, writer: Explan
     if settings.kl_target > 0:
         kl_coef = ppo.adaptive_kl(kl_coef, metrics['kl_response'], settings.kl_target, settings.kl_horizon,
                                   settings.rollout_size)
-    examples = task.examples['train']
     lengths = np.asarray(responses.lengths)
     writer.add(
         user_id=task.dataset.users['user_id'].take(examples.user[rows]),
@@ -224,12 +224,12 @@ def score(model: Llama, base: dict, params: dict, inputs: dict, *, temperature: 
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), result)
 
 
-@functools.partial(jax.jit, static_argnames=('clip', 'penalty', 'config'))
-def make_rollout(scored: dict, raw: jax.Array, responses: generate.Responses, kl_coef: jax.Array, *,
-                 clip: float, penalty: float, config: ppo.PPOConfig
+@functools.partial(jax.jit, static_argnames=('center', 'clip', 'penalty', 'config'))
+def make_rollout(scored: dict, raw: jax.Array, labels: jax.Array, responses: generate.Responses,
+                 kl_coef: jax.Array, *, center: bool, clip: float, penalty: float, config: ppo.PPOConfig
                  ) -> tuple[ppo.Rollout, jax.Array, dict[str, jax.Array]]:
     """Rewards and advantages over the global batch; the normalised rewards [B]; metrics."""
-    normalised = rewards.normalize_and_clip(raw, clip)
+    normalised = rewards.normalize_and_clip(rewards.center_by_label(raw, labels) if center else raw, clip)
     scores = rewards.penalize_truncated(normalised, responses.truncated, penalty)
     rollout, metrics = ppo.make_rollout(scored['log_probs'], scored['ref_log_probs'], scored['values'], scores,
                                         responses.mask, kl_coef, config)

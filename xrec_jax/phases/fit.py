@@ -38,13 +38,13 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
                     task.metrics.write(phase, epoch, metrics)
                     if epoch % settings.checkpoint_every == 0 or training.finished(fitted, config):
                         checkpoints.save(epoch, fitted)
-                    advance(note=f'{config.monitor} {metrics["score"]:.4f}')
+                    advance(note=f'{config.monitor} {abs(metrics["score"]):.4f}')
 
                 fitted = training.fit(model, config, task.fields, train, valid, state=fitted, on_epoch=on_epoch)
     progress.say(f'{phase}: {len(train.user):,} rows'
                  + (f', {_with_text(train):.0%} of them with an explanation' if train.text is not None else '')
                  + f'; best epoch {int(fitted.best_epoch)} of {int(fitted.epoch)}, '
-                   f'validation {config.monitor} {float(fitted.best_score):.4f}')
+                   f'validation {config.monitor} {abs(float(fitted.best_score)):.4f}')
     predictor = Predictor(model, fitted.best_params)
     return state.replace(predictors=state.predictors | {settings.name: predictor})
 
