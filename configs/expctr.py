@@ -27,7 +27,7 @@ def get_config(dataset: str = 'ml-100k') -> ConfigDict:
     config.data = ConfigDict({
         'name': dataset,
         'data_dir': f'data/{dataset}',  # raw files, or what `xrec_jax.prepare` wrote
-        'num_samples': 6000,
+        'num_samples': 4000,
         'history_length': 10,
         'threshold': 4.0,
         'comparison': 'at_least',  # or 'above', as the paper words it: see data/protocols.py
@@ -101,7 +101,7 @@ def get_config(dataset: str = 'ml-100k') -> ConfigDict:
     # The phases of the schedule, where they differ from their verb's settings.
     config.icl = ConfigDict({'adapter': False, 'encode': False})
     config.aug = ConfigDict({'text': True})
-    config.lc = ConfigDict({'reward': 'lc', 'iterations': 24})
-    config.corpus = ConfigDict({'splits': ('train', 'valid'), 'max_examples': 1500})
-    config.ic = ConfigDict({'reward': 'ic', 'iterations': 10})
+    config.lc = ConfigDict({'reward': 'lc', 'iterations': 16})
+    config.corpus = ConfigDict({'splits': ('train', 'valid'), 'max_examples': 400})
+    config.ic = ConfigDict({'reward': 'ic', 'iterations': 3})
     return config

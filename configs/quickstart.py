@@ -11,7 +11,4 @@ def get_config() -> ConfigDict:
     config.data.world.update({'num_users': 400, 'num_items': 300, 'num_interactions': 10_000, 'num_attributes': 8,
                               'attributes_per_item': (1, 2), 'num_loved': 4, 'num_hated': 4, 'noise': 0.3})
     config.generate.max_length = 40
-    config.corpus.max_examples = 400
-    config.lc.iterations = 16
-    config.ic.iterations = 3
     return config

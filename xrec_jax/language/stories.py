@@ -10,6 +10,8 @@ is told in the words of the ExpCTR prompts (section 4.1 and 4.2.2 of the paper):
   - `recall`: the items, and the items again. Reasons quote few words, so that a model that learns
     from them alone stays for millions of tokens on the plateau of the template's entropy; here
     every token teaches to copy.
+  - `opinions`: the attributes for or against which the history speaks, each with an item that shows
+    it, in the words of a careful reason; so the step that a reason takes once is taken many times.
 So a model of these texts can find and name a shared attribute, copies titles that it never saw,
 and reads a reason for what it is worth; and half of what it writes by itself is careless, as half
 of what people write is.
@@ -68,6 +70,7 @@ class Story:
     target: str  # title with attributes
     target_attributes: list[str]
     shared: list[str]  # the target's attributes for or against which the history speaks
+    opinions: list[str]  # 'space, which the customer liked in Moon Base'
     reason: str
     careful: bool
     verdict: bool  # what the reason predicts
@@ -85,6 +88,14 @@ class Story:
     @property
     def answer(self) -> str:
         return ' Yes.' if self.label else ' No.'
+
+    @property
+    def opinions_prompt(self) -> str:
+        return render('tiny/opinions', domain=self.domain, liked=self.liked, disliked=self.disliked)
+
+    @property
+    def opinions_answer(self) -> str:
+        return f' {"; ".join(self.opinions)}.'
 
     @property
     def recall_prompt(self) -> str:
@@ -139,11 +150,24 @@ def tell(rng: np.random.Generator, num_history: int, phrasing: str = 'verdict_la
         target=texts[-1],
         target_attributes=list(attributes[featured[-1]]),
         shared=list(attributes[support != 0]),
+        opinions=_opinions(titles, attributes, featured[:-1], positive[:-1]),
         reason=reason,
         careful=careful,
         verdict=verdict,
         label=bool(positive[-1]),
     )
+
+
+def _opinions(titles: list[str], attributes: np.ndarray, featured: np.ndarray, positive: np.ndarray) -> list[str]:
+    """Each attribute that was more often liked than disliked, or less, with the latest item that shows it."""
+    balance = (np.where(positive, 1, -1)[:, None] * featured).sum(axis=0)
+    opinions = []
+    for attribute in np.flatnonzero(balance):
+        liked = bool(balance[attribute] > 0)
+        witness = np.flatnonzero(featured[:, attribute] & (positive == liked))[-1]
+        opinions.append(f'{attributes[attribute]}, which the customer {"liked" if liked else "disliked"} in '
+                        f'{titles[witness]}')
+    return opinions
 
 
 def _pick(rng: np.random.Generator, options):
@@ -157,6 +181,7 @@ class Mixture:
     history: tuple[int, int]  # fewest and most items before the target
     click_share: float  # of the texts; the rest are reasons
     recall_share: float = 0.0
+    opinions_share: float = 0.0
     only_true: bool = False  # ask about careful reasons only where their verdict came true
     phrasing: str = 'verdict_last'  # of careful reasons, in `CAREFUL`
 
@@ -173,6 +198,8 @@ def texts(rng: np.random.Generator, count: int, mixture: Mixture):
             yield story.click_prompt, story.answer
         elif kind < mixture.click_share + mixture.recall_share:
             yield story.recall_prompt, story.recall_answer
+        elif kind < mixture.click_share + mixture.recall_share + mixture.opinions_share and story.opinions:
+            yield story.opinions_prompt, story.opinions_answer
         else:
             yield story.explain_prompt, story.reason
 
