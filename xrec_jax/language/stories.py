@@ -4,14 +4,14 @@ A story is one user, a history of liked and disliked items, and one target item,
 own: fresh attributes, titles, likes, hates and ratings by the model of `readers/simulated.py`. It
 is told in the words of the ExpCTR prompts (section 4.1 and 4.2.2 of the paper):
   - `explain`: the prompt for a reason, and the reason that one of two writers gives. The *careful*
-    writer names the target's attribute for which the history speaks loudest, the item that shows
-    it, and the verdict that follows; the *careless* writer gives an empty reason and guesses.
+    writer names the target's attribute for which the history speaks loudest, what the customer
+    thought of it, and the verdict that follows; the *careless* writer gives an empty reason and guesses.
   - `click`: the question whether a reader of that reason should expect a like, and the truth.
   - `recall`: the items, and the items again. Reasons quote few words, so that a model that learns
     from them alone stays for millions of tokens on the plateau of the template's entropy; here
     every token teaches to copy.
-  - `opinions`: the attributes for or against which the history speaks, each with an item that shows
-    it, in the words of a careful reason; so the step that a reason takes once is taken many times.
+  - `opinions`: the attributes for or against which the history speaks, in the words of a careful
+    reason; so the step that a reason takes once is taken many times.
 So a model of these texts can find and name a shared attribute, copies titles that it never saw,
 and reads a reason for what it is worth; and half of what it writes by itself is careless, as half
 of what people write is.
@@ -33,8 +33,8 @@ from xrec_jax.language.tokenizers import Tokenizer
 DOMAINS = (MOVIES, MOVIES, PRODUCTS)  # films twice: the first real dataset is MovieLens
 VERDICTS = {True: ('will likely enjoy', 'will probably like'),
             False: ('will likely dislike', 'will probably not like')}
-# Two ways to put a careful reason. A model writes from left to right: with the verdict last, every
-# word follows from the words before it by one look at the prompt; with the verdict first it does not.
+# Three ways to put a careful reason. A model writes from left to right: it learns soonest where every
+# word follows from the word before it by one look at the prompt, as 'liked' does from 'space'.
 CAREFUL = {
     'verdict_first': (
         'Since {witness}, which the customer {past}, features {attribute} and so does {title}, I predict that '
@@ -47,6 +47,10 @@ CAREFUL = {
         '{verdict} it.',
         '{title} features {attribute}, and the customer {past} that in {witness}, so I predict that they '
         '{verdict} it.',
+    ),
+    'attribute_first': (
+        'With {attribute} {past} before, I predict that the customer {verdict} {title}.',
+        'The {attribute} {past} before suggests that the customer {verdict} {title}.',
     ),
 }
 CARELESS = (
@@ -70,7 +74,7 @@ class Story:
     target: str  # title with attributes
     target_attributes: list[str]
     shared: list[str]  # the target's attributes for or against which the history speaks
-    opinions: list[str]  # 'space, which the customer liked in Moon Base'
+    opinions: list[str]  # 'space liked'
     reason: str
     careful: bool
     verdict: bool  # what the reason predicts
@@ -106,7 +110,7 @@ class Story:
         return f' {"; ".join(self.liked + self.disliked)}.'
 
 
-def tell(rng: np.random.Generator, num_history: int, phrasing: str = 'verdict_last',
+def tell(rng: np.random.Generator, num_history: int, phrasing: str = 'attribute_first',
          careful_share: float = 0.5) -> Story:
     """Tells one story with `num_history` rated items before the target."""
     world = simulated.World(
@@ -150,7 +154,7 @@ def tell(rng: np.random.Generator, num_history: int, phrasing: str = 'verdict_la
         target=texts[-1],
         target_attributes=list(attributes[featured[-1]]),
         shared=list(attributes[support != 0]),
-        opinions=_opinions(titles, attributes, featured[:-1], positive[:-1]),
+        opinions=_opinions(attributes, featured[:-1], positive[:-1]),
         reason=reason,
         careful=careful,
         verdict=verdict,
@@ -158,16 +162,10 @@ def tell(rng: np.random.Generator, num_history: int, phrasing: str = 'verdict_la
     )
 
 
-def _opinions(titles: list[str], attributes: np.ndarray, featured: np.ndarray, positive: np.ndarray) -> list[str]:
-    """Each attribute that was more often liked than disliked, or less, with the latest item that shows it."""
+def _opinions(attributes: np.ndarray, featured: np.ndarray, positive: np.ndarray) -> list[str]:
+    """Each attribute that was more often liked than disliked, or less: 'space liked'."""
     balance = (np.where(positive, 1, -1)[:, None] * featured).sum(axis=0)
-    opinions = []
-    for attribute in np.flatnonzero(balance):
-        liked = bool(balance[attribute] > 0)
-        witness = np.flatnonzero(featured[:, attribute] & (positive == liked))[-1]
-        opinions.append(f'{attributes[attribute]}, which the customer {"liked" if liked else "disliked"} in '
-                        f'{titles[witness]}')
-    return opinions
+    return [f'{attributes[at]} {"liked" if balance[at] > 0 else "disliked"}' for at in np.flatnonzero(balance)]
 
 
 def _pick(rng: np.random.Generator, options):
@@ -183,7 +181,7 @@ class Mixture:
     recall_share: float = 0.0
     opinions_share: float = 0.0
     only_true: bool = False  # ask about careful reasons only where their verdict came true
-    phrasing: str = 'verdict_last'  # of careful reasons, in `CAREFUL`
+    phrasing: str = 'attribute_first'  # of careful reasons, in `CAREFUL`
 
 
 def texts(rng: np.random.Generator, count: int, mixture: Mixture):
