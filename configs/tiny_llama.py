@@ -35,12 +35,13 @@ def get_config() -> ConfigDict:
         '132': {'history': (2, 10), 'click_share': 0.35, 'recall_share': 0.02, 'prompt_weight': 0.02,
                 'phrasing': 'verdict_last'},
         '172': {'history': (2, 6), 'click_share': 0.1, 'opinions_share': 0.6, 'prompt_weight': 0.0},
-        '188': {'history': (2, 8), 'click_share': 0.25, 'opinions_share': 0.25, 'prompt_weight': 0.0},
-        '196': {'history': (2, 10), 'click_share': 0.4, 'opinions_share': 0.1, 'prompt_weight': 0.0},
+        '188': {'history': (2, 4), 'click_share': 0.1, 'opinions_share': 0.75, 'prompt_weight': 0.0},
+        '196': {'history': (2, 8), 'click_share': 0.25, 'opinions_share': 0.3, 'prompt_weight': 0.0},
+        '204': {'history': (2, 10), 'click_share': 0.35, 'opinions_share': 0.1, 'prompt_weight': 0.0},
     })
     config.pool = ConfigDict({'num_batches': 16, 'tokens_per_batch': 4096})
     config.training = ConfigDict({
-        'cycles': ((2080, 100, 520, 3e-3), (720, 40, 420, 2e-3), (560, 20, 280, 2.5e-3)), 'weight_decay': 0.01, 'max_grad_norm': 1.0,
+        'cycles': ((2080, 100, 520, 3e-3), (720, 40, 420, 2e-3), (720, 20, 280, 2.5e-3)), 'weight_decay': 0.01, 'max_grad_norm': 1.0,
     })
     config.probe = ConfigDict({'count': 512, 'history': 8, 'max_length': 64})
     config.log_every = 10

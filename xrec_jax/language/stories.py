@@ -163,9 +163,14 @@ def tell(rng: np.random.Generator, num_history: int, phrasing: str = 'attribute_
 
 
 def _opinions(attributes: np.ndarray, featured: np.ndarray, positive: np.ndarray) -> list[str]:
-    """Each attribute that was more often liked than disliked, or less: 'space liked'."""
+    """Each attribute that was more often liked than disliked, or less, as 'space liked'.
+
+    In the order in which the prompt names them, liked items first: copying leads to the right place.
+    """
     balance = (np.where(positive, 1, -1)[:, None] * featured).sum(axis=0)
-    return [f'{attributes[at]} {"liked" if balance[at] > 0 else "disliked"}' for at in np.flatnonzero(balance)]
+    told = np.concatenate([featured[positive], featured[~positive]])
+    order = np.lexsort((np.arange(len(attributes)), told.argmax(axis=0)))
+    return [f'{attributes[at]} {"liked" if balance[at] > 0 else "disliked"}' for at in order if balance[at]]
 
 
 def _pick(rng: np.random.Generator, options):
