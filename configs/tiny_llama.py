@@ -14,34 +14,24 @@ def get_config() -> ConfigDict:
         'vocab_size': 2048, 'hidden_size': 256, 'intermediate_size': 512, 'num_layers': 4, 'num_heads': 4,
         'num_kv_heads': 2, 'head_dim': 64, 'max_position_embeddings': 1024, 'tie_word_embeddings': True,
     })
-    config.tokenizer = ConfigDict({'num_texts': 20_000, 'history': (2, 10), 'click_share': 0.3,
-                                   'phrasing': 'verdict_first'})
+    config.tokenizer = ConfigDict({'num_texts': 20_000, 'history': (2, 10), 'click_share': 0.3})
     # From pool 0, 20, 40, … on. Short prompts and much recall first: so it learns to copy. Once it can,
     # the words of prompts teach it no more, and the few words of an answer should be heard. What a
     # verdict is worth is learned from verdicts that came true, then from all (three of four do).
     config.curriculum = ConfigDict({
-        '0': {'history': (2, 4), 'click_share': 0.1, 'recall_share': 0.5, 'prompt_weight': 0.3,
-              'phrasing': 'verdict_first'},
-        '20': {'history': (2, 6), 'click_share': 0.3, 'recall_share': 0.1, 'prompt_weight': 0.3,
-               'phrasing': 'verdict_first'},
-        '40': {'history': (2, 10), 'click_share': 0.4, 'recall_share': 0.05, 'prompt_weight': 0.05,
-               'phrasing': 'verdict_first'},
+        '0': {'history': (2, 4), 'click_share': 0.1, 'recall_share': 0.5, 'prompt_weight': 0.3},
+        '20': {'history': (2, 6), 'click_share': 0.3, 'recall_share': 0.1, 'prompt_weight': 0.3},
+        '40': {'history': (2, 10), 'click_share': 0.4, 'recall_share': 0.05, 'prompt_weight': 0.05},
         '60': {'history': (2, 10), 'click_share': 0.4, 'recall_share': 0.05, 'prompt_weight': 0.02,
-               'only_true': True, 'phrasing': 'verdict_first'},
+               'only_true': True},
         '84': {'history': (2, 10), 'click_share': 0.85, 'recall_share': 0.02, 'prompt_weight': 0.0,
-               'only_true': True, 'phrasing': 'verdict_first'},
-        '96': {'history': (2, 10), 'click_share': 0.5, 'recall_share': 0.02, 'prompt_weight': 0.02,
-               'phrasing': 'verdict_first'},
-        '132': {'history': (2, 10), 'click_share': 0.35, 'recall_share': 0.02, 'prompt_weight': 0.02,
-                'phrasing': 'verdict_last'},
-        '172': {'history': (2, 6), 'click_share': 0.1, 'opinions_share': 0.6, 'prompt_weight': 0.0},
-        '188': {'history': (2, 4), 'click_share': 0.1, 'opinions_share': 0.75, 'prompt_weight': 0.0},
-        '196': {'history': (2, 8), 'click_share': 0.25, 'opinions_share': 0.3, 'prompt_weight': 0.0},
-        '204': {'history': (2, 10), 'click_share': 0.35, 'opinions_share': 0.1, 'prompt_weight': 0.0},
+               'only_true': True},
+        '96': {'history': (2, 10), 'click_share': 0.5, 'recall_share': 0.02, 'prompt_weight': 0.02},
     })
     config.pool = ConfigDict({'num_batches': 16, 'tokens_per_batch': 4096})
     config.training = ConfigDict({
-        'cycles': ((2080, 100, 520, 3e-3), (720, 40, 420, 2e-3), (720, 20, 280, 2.5e-3)), 'weight_decay': 0.01, 'max_grad_norm': 1.0,
+        'steps': 2080, 'learning_rate': 3e-3, 'warmup_steps': 100, 'weight_decay': 0.01,
+        'max_grad_norm': 1.0,
     })
     config.probe = ConfigDict({'count': 512, 'history': 8, 'max_length': 64})
     config.log_every = 10

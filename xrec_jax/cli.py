@@ -19,6 +19,16 @@ from ml_collections.config_flags import config_flags
 from xrec_jax.errors import UserError, nearest
 
 
+def define_run_flags(example: str) -> None:
+    """--config and --workdir, of the entry points that run a config.
+
+    Called under `__main__`, not at import: flags are global, and entry points may be imported together.
+    """
+    config_flags.DEFINE_config_file('config', None, f'File with get_config, as {example}.')
+    flags.DEFINE_string('workdir', None, 'Folder of the run; an existing one is gone on with.', required=True)
+    flags.mark_flag_as_required('config')
+
+
 def run(main: Callable[[list[str]], Any]) -> None:
     """Runs `main` under absl; does not return."""
     logging.set_verbosity(logging.WARNING)  # orbax tells every file it writes; -v=0 turns that on

@@ -17,7 +17,6 @@ import matplotlib
 import ml_collections
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 from xrec_jax import cli
 from xrec_jax.language import generate, llama, pretraining, probes, stories, tokenizers, weights
@@ -27,15 +26,11 @@ from xrec_jax.runs.files import write_whole
 from xrec_jax.runs.metrics_writer import MetricsWriter, read_metrics
 from xrec_jax.runs.workdir import open_workdir
 
-CONFIG = config_flags.DEFINE_config_file('config', None, 'File with get_config, as configs/tiny_llama.py.')
-WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; an existing one is gone on with.', required=True)
-flags.mark_flag_as_required('config')
-
 
 def main(argv: list[str]) -> None:
     del argv
-    config = CONFIG.value
-    workdir = open_workdir(WORKDIR.value, config)
+    config = flags.FLAGS.config
+    workdir = open_workdir(flags.FLAGS.workdir, config)
     directory = workdir / 'model'
     tokenizer = make_tokenizer(config, directory)
     model, params = train(config, workdir, tokenizer)
@@ -55,7 +50,7 @@ def make_tokenizer(config: ml_collections.ConfigDict, directory: pathlib.Path) -
     if not (directory / 'tokenizer_config.json').exists():
         random = np.random.Generator(np.random.Philox(key=[config.seed, 2**32]))
         pairs = stories.texts(random, config.tokenizer.num_texts, stories.Mixture(
-            tuple(config.tokenizer.history), config.tokenizer.click_share, phrasing=config.tokenizer.phrasing))
+            tuple(config.tokenizer.history), config.tokenizer.click_share))
         tokenizer = tokenizers.train_tokenizer((text for pair in pairs for text in pair), config.model.vocab_size)
         tokenizer.save_pretrained(directory)
         progress.say(f'tokenizer: {len(tokenizer)} tokens from {config.tokenizer.num_texts:,} texts')
@@ -140,4 +135,5 @@ def plot_loss(workdir: pathlib.Path, path: pathlib.Path) -> None:
 
 
 if __name__ == '__main__':
+    cli.define_run_flags('configs/tiny_llama.py')
     cli.run(main)

@@ -16,14 +16,14 @@ from xrec_jax.metrics import ctr
 from xrec_jax.runs import progress
 from xrec_jax.runs.metrics_writer import read_metrics
 
-WORKDIR = flags.DEFINE_multi_string('workdir', None, 'Folder of a finished run; give it for each.', required=True)
 
 
 def main(argv: list[str]) -> None:
     del argv
-    summaries = [read_summary(pathlib.Path(path)) for path in WORKDIR.value]
+    workdirs = [pathlib.Path(path) for path in flags.FLAGS.workdir]
+    summaries = [read_summary(workdir) for workdir in workdirs]
     progress.CONSOLE.print(ctr_table(summaries))
-    for line in lines(summaries, [pathlib.Path(path) for path in WORKDIR.value]):
+    for line in lines(summaries, workdirs):
         progress.say(line)
 
 
@@ -79,4 +79,5 @@ def lines(summaries: list[dict], workdirs: list[pathlib.Path]) -> list[str]:
 
 
 if __name__ == '__main__':
+    flags.DEFINE_multi_string('workdir', None, 'Folder of a finished run; give it for each.', required=True)
     cli.run(main)

@@ -3,29 +3,29 @@
 python -m xrec_jax.train --config configs/expctr.py:ml-100k --workdir DIR [--config.lc.iterations=40 …]
 """
 
+import pathlib
+
 import jax
 from absl import flags
-from ml_collections import config_flags
 
 from xrec_jax import cli
 from xrec_jax.data import protocols
-from xrec_jax.phases.schedule import run_schedule
+from xrec_jax.phases.schedule import check_schedule, run_schedule
 from xrec_jax.phases.task import make_task
 from xrec_jax.runs import progress
 from xrec_jax.runs.workdir import open_workdir
 
-CONFIG = config_flags.DEFINE_config_file('config', None, 'File with get_config, as configs/expctr.py:ml-100k.')
-WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; an existing one is gone on with.', required=True)
-flags.mark_flag_as_required('config')
-
 
 def main(argv: list[str]) -> None:
     del argv
-    config = CONFIG.value
-    task = make_task(config, open_workdir(WORKDIR.value, config))
+    config, directory = flags.FLAGS.config, flags.FLAGS.workdir
+    # The folder is made last: bad settings leave nothing behind that would refuse the right ones.
+    task = make_task(config, pathlib.Path(directory).expanduser())
+    check_schedule(task)
+    open_workdir(directory, config)
 
     devices = jax.devices()
-    progress.say(f'{len(devices)} × {devices[0].device_kind}; {WORKDIR.value}')
+    progress.say(f'{len(devices)} × {devices[0].device_kind}; {directory}')
     sizes = ', '.join(f'{split} {len(rows.label):,} ({protocols.positive_rate(rows):.1%} liked)'
                       for split, rows in task.examples.items())
     data = config.data
@@ -35,4 +35,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
+    cli.define_run_flags('configs/expctr.py:ml-100k')
     cli.run(main)

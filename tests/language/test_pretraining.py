@@ -17,7 +17,7 @@ def config():
                          'num_kv_heads': 1, 'head_dim': 16})
     config.tokenizer.num_texts = 50
     config.pool.update({'num_batches': 2, 'tokens_per_batch': 512})
-    config.training.cycles = ((6, 2, 2, 3e-3), (3, 1, 1, 1e-3))
+    config.training.update({'steps': 9, 'warmup_steps': 2})
     config.update({'log_every': 1, 'checkpoint_every': 1})
     return config
 

@@ -31,7 +31,10 @@ def one_device(monkeypatch):
 
 
 def run(config, workdir):
-    return schedule.run_schedule(tasks.make_task(config, open_workdir(str(workdir), config)))
+    task = tasks.make_task(config, workdir)
+    schedule.check_schedule(task)
+    open_workdir(str(workdir), config)
+    return schedule.run_schedule(task)
 
 
 @pytest.fixture(scope='module')
@@ -167,4 +170,4 @@ def test_bad_settings_are_refused_before_anything_is_computed(change, message, l
     change(config)
     with pytest.raises(UserError, match=message):
         run(config, tmp_path / 'run')
-    assert not (tmp_path / 'run' / 'explanations').exists()
+    assert not (tmp_path / 'run').exists()

@@ -18,13 +18,11 @@ from xrec_jax.language.tuning import language_loss
 class PretrainConfig:
     """Hashable, a static argument."""
 
-    cycles: tuple[tuple[int, int, int, float], ...]  # steps, of them warm-up and decay, and the peak rate
+    steps: int
+    learning_rate: float  # the peak: linear warm-up, constant, linear decay over the last quarter
+    warmup_steps: int
     weight_decay: float
     max_grad_norm: float
-
-    @property
-    def steps(self) -> int:
-        return sum(cycle[0] for cycle in self.cycles)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +64,12 @@ def init_params(key: jax.Array, config: LlamaConfig) -> dict:
 
 
 def make_optimizer(config: PretrainConfig) -> optax.GradientTransformation:
-    """Clipped AdamW; in each cycle the rate rises from 0, stays, and falls to 2 % of its peak."""
-    pieces, ends, start = [], [], 0
-    for steps, warmup, decay, peak in config.cycles:
-        pieces += [optax.linear_schedule(0, peak, warmup), optax.constant_schedule(peak),
-                   optax.linear_schedule(peak, peak * 0.02, decay)]
-        ends += [start + warmup, start + steps - decay, start + steps]
-        start += steps
-    rate = optax.join_schedules(pieces, ends[:-1])
+    decay = config.steps // 4
+    rate = optax.join_schedules(
+        [optax.linear_schedule(0, config.learning_rate, config.warmup_steps),
+         optax.constant_schedule(config.learning_rate),
+         optax.linear_schedule(config.learning_rate, config.learning_rate * 0.02, decay)],
+        [config.warmup_steps, config.steps - decay])
     return optax.chain(optax.clip_by_global_norm(config.max_grad_norm),
                        optax.adamw(rate, b1=0.9, b2=0.98, weight_decay=config.weight_decay))
 

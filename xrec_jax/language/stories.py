@@ -4,14 +4,12 @@ A story is one user, a history of liked and disliked items, and one target item,
 own: fresh attributes, titles, likes, hates and ratings by the model of `readers/simulated.py`. It
 is told in the words of the ExpCTR prompts (section 4.1 and 4.2.2 of the paper):
   - `explain`: the prompt for a reason, and the reason that one of two writers gives. The *careful*
-    writer names the target's attribute for which the history speaks loudest, what the customer
-    thought of it, and the verdict that follows; the *careless* writer gives an empty reason and guesses.
+    writer names the target's attribute for which the history speaks loudest, the item that shows
+    it, and the verdict that follows; the *careless* writer gives an empty reason and guesses.
   - `click`: the question whether a reader of that reason should expect a like, and the truth.
   - `recall`: the items, and the items again. Reasons quote few words, so that a model that learns
     from them alone stays for millions of tokens on the plateau of the template's entropy; here
     every token teaches to copy.
-  - `opinions`: the attributes for or against which the history speaks, in the words of a careful
-    reason; so the step that a reason takes once is taken many times.
 So a model of these texts can find and name a shared attribute, copies titles that it never saw,
 and reads a reason for what it is worth; and half of what it writes by itself is careless, as half
 of what people write is.
@@ -33,26 +31,12 @@ from xrec_jax.language.tokenizers import Tokenizer
 DOMAINS = (MOVIES, MOVIES, PRODUCTS)  # films twice: the first real dataset is MovieLens
 VERDICTS = {True: ('will likely enjoy', 'will probably like'),
             False: ('will likely dislike', 'will probably not like')}
-# Three ways to put a careful reason. A model writes from left to right: it learns soonest where every
-# word follows from the word before it by one look at the prompt, as 'liked' does from 'space'.
-CAREFUL = {
-    'verdict_first': (
-        'Since {witness}, which the customer {past}, features {attribute} and so does {title}, I predict that '
-        'they {verdict} it.',
-        'I predict that the customer {verdict} {title} because it features {attribute}, like {witness}, which '
-        'they {past}.',
-    ),
-    'verdict_last': (
-        'Since {title} features {attribute}, which the customer {past} in {witness}, I predict that they '
-        '{verdict} it.',
-        '{title} features {attribute}, and the customer {past} that in {witness}, so I predict that they '
-        '{verdict} it.',
-    ),
-    'attribute_first': (
-        'With {attribute} {past} before, I predict that the customer {verdict} {title}.',
-        'The {attribute} {past} before suggests that the customer {verdict} {title}.',
-    ),
-}
+CAREFUL = (
+    'Since {witness}, which the customer {past}, features {attribute} and so does {title}, I predict that '
+    'they {verdict} it.',
+    'I predict that the customer {verdict} {title} because it features {attribute}, like {witness}, which '
+    'they {past}.',
+)
 CARELESS = (
     'I predict that the customer {verdict} {title} because {excuse}.',
     'Since {excuse}, I predict that the customer {verdict} {title}.',
@@ -74,7 +58,6 @@ class Story:
     target: str  # title with attributes
     target_attributes: list[str]
     shared: list[str]  # the target's attributes for or against which the history speaks
-    opinions: list[str]  # 'space liked'
     reason: str
     careful: bool
     verdict: bool  # what the reason predicts
@@ -94,14 +77,6 @@ class Story:
         return ' Yes.' if self.label else ' No.'
 
     @property
-    def opinions_prompt(self) -> str:
-        return render('tiny/opinions', domain=self.domain, liked=self.liked, disliked=self.disliked)
-
-    @property
-    def opinions_answer(self) -> str:
-        return f' {"; ".join(self.opinions)}.'
-
-    @property
     def recall_prompt(self) -> str:
         return render('tiny/recall', domain=self.domain, liked=self.liked, disliked=self.disliked)
 
@@ -110,8 +85,7 @@ class Story:
         return f' {"; ".join(self.liked + self.disliked)}.'
 
 
-def tell(rng: np.random.Generator, num_history: int, phrasing: str = 'attribute_first',
-         careful_share: float = 0.5) -> Story:
+def tell(rng: np.random.Generator, num_history: int, careful_share: float = 0.5) -> Story:
     """Tells one story with `num_history` rated items before the target."""
     world = simulated.World(
         num_attributes=int(rng.integers(8, 14)),
@@ -135,7 +109,7 @@ def tell(rng: np.random.Generator, num_history: int, phrasing: str = 'attribute_
         attribute = int(rng.choice(loudest))
         verdict = bool(support[attribute] > 0)
         witnesses = np.flatnonzero(featured[:-1, attribute] & (positive[:-1] == verdict))
-        reason = _pick(rng, CAREFUL[phrasing]).format(
+        reason = _pick(rng, CAREFUL).format(
             title=titles[-1],
             witness=titles[int(rng.choice(witnesses))],
             past='liked' if verdict else 'disliked',
@@ -154,23 +128,11 @@ def tell(rng: np.random.Generator, num_history: int, phrasing: str = 'attribute_
         target=texts[-1],
         target_attributes=list(attributes[featured[-1]]),
         shared=list(attributes[support != 0]),
-        opinions=_opinions(attributes, featured[:-1], positive[:-1]),
         reason=reason,
         careful=careful,
         verdict=verdict,
         label=bool(positive[-1]),
     )
-
-
-def _opinions(attributes: np.ndarray, featured: np.ndarray, positive: np.ndarray) -> list[str]:
-    """Each attribute that was more often liked than disliked, or less, as 'space liked'.
-
-    In the order in which the prompt names them, liked items first: copying leads to the right place.
-    """
-    balance = (np.where(positive, 1, -1)[:, None] * featured).sum(axis=0)
-    told = np.concatenate([featured[positive], featured[~positive]])
-    order = np.lexsort((np.arange(len(attributes)), told.argmax(axis=0)))
-    return [f'{attributes[at]} {"liked" if balance[at] > 0 else "disliked"}' for at in order if balance[at]]
 
 
 def _pick(rng: np.random.Generator, options):
@@ -184,25 +146,21 @@ class Mixture:
     history: tuple[int, int]  # fewest and most items before the target
     click_share: float  # of the texts; the rest are reasons
     recall_share: float = 0.0
-    opinions_share: float = 0.0
     only_true: bool = False  # ask about careful reasons only where their verdict came true
-    phrasing: str = 'attribute_first'  # of careful reasons, in `CAREFUL`
 
 
 def texts(rng: np.random.Generator, count: int, mixture: Mixture):
     """`count` pairs (prompt, response)."""
     fewest, most = mixture.history
     for _ in range(count):
-        story = tell(rng, int(rng.integers(fewest, most + 1)), mixture.phrasing)
+        story = tell(rng, int(rng.integers(fewest, most + 1)))
         kind = rng.random()
         if kind < mixture.click_share:
             while mixture.only_true and story.careful and story.verdict != story.label:
-                story = tell(rng, int(rng.integers(fewest, most + 1)), mixture.phrasing)
+                story = tell(rng, int(rng.integers(fewest, most + 1)))
             yield story.click_prompt, story.answer
         elif kind < mixture.click_share + mixture.recall_share:
             yield story.recall_prompt, story.recall_answer
-        elif kind < mixture.click_share + mixture.recall_share + mixture.opinions_share and story.opinions:
-            yield story.opinions_prompt, story.opinions_answer
         else:
             yield story.explain_prompt, story.reason
 

@@ -44,13 +44,17 @@ def parse(config: ml_collections.ConfigDict) -> list[tuple[str, str, ml_collecti
     return phases
 
 
-def run_schedule(task: Task) -> RunState:
-    """Runs all phases of `task.config.schedule`, all of which are checked first."""
-    phases = parse(task.config)
-    for index, (_, verb, settings) in enumerate(phases):
+def check_schedule(task: Task) -> None:
+    """Refuses, with a UserError, a schedule or settings that cannot work; computes nothing."""
+    for index, (_, verb, settings) in enumerate(parse(task.config)):
         VERBS[verb].check(task, settings, task.config.schedule[:index])
+    task.prompt_width  # noqa: B018  (refuses prompts that are too long)
+
+
+def run_schedule(task: Task) -> RunState:
+    """Runs all phases of `task.config.schedule`."""
     state = RunState()
-    for index, (phase, verb, settings) in enumerate(phases, 1):
+    for index, (phase, verb, settings) in enumerate(parse(task.config), 1):
         start = time.perf_counter()
         state = VERBS[verb].run(task, state, phase, index, settings)
         state = state.replace(seconds=state.seconds | {phase: round(time.perf_counter() - start, 2)})
