@@ -38,8 +38,9 @@ def small_config(language_model: pathlib.Path) -> ml_collections.ConfigDict:
     config.generate.max_length = 8
     config.explain.update({'batch_size': 8, 'checkpoint_every': 1})
     config.corpus.max_examples = 20
-    config.align.update({'iterations': 4, 'rollout_size': 8, 'checkpoint_every': 2})
+    config.align.update({'rollout_size': 8, 'checkpoint_every': 2})
     config.align.learner.update({'epochs': 1, 'minibatch_size': 4, 'microbatch_size': 4, 'warmup_steps': 1})
+    config.lc.iterations = 4
     config.ic.iterations = 3
     config.fit.training.epochs = 4
     config.fit.checkpoint_every = 2
