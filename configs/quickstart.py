@@ -1,4 +1,9 @@
-"""ExpCTR on a small simulated world, where the true reason of every rating is known."""
+"""ExpCTR on a small simulated world, where the true reason of every rating is known.
+
+    bash launch/local.sh        # or: python -m xrec_jax.train --config configs/quickstart.py --workdir DIR
+
+What came out of it so far stands in README.md, "Where it stands".
+"""
 
 from ml_collections import ConfigDict
 

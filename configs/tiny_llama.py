@@ -2,6 +2,8 @@
 
     python -m xrec_jax.pretrain --config configs/tiny_llama.py --workdir runs/tiny
 
+About 40 minutes on two idle CPU cores. Expect 0.375 nats per held-out response token, the target's title
+copied in 97 % of greedy reasons, and an AUC of 0.67 after careful reasons (xrec_jax/language/tiny/README.md).
 """
 
 from ml_collections import ConfigDict

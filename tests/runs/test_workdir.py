@@ -20,7 +20,8 @@ def test_the_same_config_is_gone_on_with(tmp_path):
 
 def test_a_longer_schedule_is_gone_on_with(tmp_path):
     open_workdir(str(tmp_path / 'run'), config())
-    open_workdir(str(tmp_path / 'run'), config(schedule=('fit(a)', 'fit(b)')))
+    path = open_workdir(str(tmp_path / 'run'), config(schedule=('fit(a)', 'fit(b)')))
+    assert 'fit(b)' in (path / 'config.json').read_text()
 
 
 def test_another_config_is_refused_with_the_keys_and_changes_nothing(tmp_path):
