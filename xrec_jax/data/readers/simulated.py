@@ -183,7 +183,9 @@ def _ids(prefix: str, rows: np.ndarray) -> pa.Array:
 def _lists(values: np.ndarray, chosen: np.ndarray) -> pa.Array:
     """list<string> [N]: the `values` that each row of `chosen` [N, A] marks."""
     offsets = np.concatenate([[0], np.cumsum(chosen.sum(axis=1))]).astype(np.int32)
-    return pa.ListArray.from_arrays(offsets, pa.array(values[np.nonzero(chosen)[1]], pa.string()))
+    # Taken from an Arrow array: millions of NumPy strings would come back in chunks.
+    words_chosen = pa.array(values, pa.string()).take(pa.array(np.nonzero(chosen)[1]))
+    return pa.ListArray.from_arrays(offsets, words_chosen)
 
 
 def _reviews(rating: np.ndarray, attributes: np.ndarray, shared: np.ndarray) -> pa.Array:
