@@ -24,6 +24,14 @@ def test_a_longer_schedule_is_gone_on_with(tmp_path):
     assert 'fit(b)' in (path / 'config.json').read_text()
 
 
+def test_a_phase_that_was_run_after_another_past_is_not_taken_over(tmp_path):
+    workdir = open_workdir(str(tmp_path / 'run'), config(schedule=('fit(a)', 'fit(b)', 'fit(c)')))
+    (workdir / 'checkpoints' / '03-fit-c' / '5').mkdir(parents=True)
+    with pytest.raises(UserError, match='differs from phase 2 on, and 03-fit-c was run'):
+        open_workdir(str(workdir), config(schedule=('fit(a)', 'fit(x)', 'fit(c)')))
+    open_workdir(str(workdir), config(schedule=('fit(a)', 'fit(b)', 'fit(c)', 'fit(d)')))
+
+
 def test_another_config_is_refused_with_the_keys_and_changes_nothing(tmp_path):
     path = open_workdir(str(tmp_path / 'run'), config()) / 'config.json'
     before = path.read_bytes()

@@ -41,7 +41,7 @@ def init_params(key: jax.Array, config: LlamaConfig) -> dict:
     transposed value projection, so what is attended to is written in the terms it was read in.
     Together that is most of an induction head. In one comparison on `recall` texts of two or three
     items (2,048 tokens a step), the loss was 1.0 nats after 200 steps, against 3.1 after 150 with
-    plain fan-in weights. The last matrices of a block are scaled by 1/√(2 layers), as in GPT-2.
+    fan-in weights and the same scaling. The last matrices of a block are scaled by 1/√(2 layers), as in GPT-2.
     """
     params = llama.init_params(key, config)
     attention, mlp = params['layers']['self_attn'], params['layers']['mlp']

@@ -11,8 +11,8 @@ is told in the words of the ExpCTR prompts (section 4.1 and 4.2.2 of the paper):
     from them alone stays for millions of tokens on the plateau of the template's entropy; here
     every token teaches to copy.
 So a model of these texts can find and name a shared attribute, copies titles that it never saw,
-and reads a reason for what it is worth; and half of what it writes by itself is careless, as half
-of what people write is.
+and reads a reason for what it is worth; and it writes carelessly as often as the writers do, which
+leaves PPO something to improve.
 
 `pool` makes training batches: a pure function of (seed, index), so nothing is stored and a resumed
 run sees what the unbroken one would have seen.

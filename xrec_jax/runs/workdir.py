@@ -7,7 +7,7 @@
     summary.json                the final metrics, versions, seed, device, timings
 
 The same command on an existing folder goes on with it. A config that differs is refused, unless it
-only makes the schedule longer, shorter or other where nothing has been run yet.
+only changes the schedule, and no phase on disk would then be taken for one with another past.
 """
 
 import json
@@ -19,7 +19,7 @@ import ml_collections
 from xrec_jax.errors import UserError
 from xrec_jax.runs.files import write_whole
 
-EXTENSIBLE = 'schedule'  # may change from the first phase on that has not been started
+EXTENSIBLE = 'schedule'  # may change, as long as no phase on disk would be taken for another
 
 
 def open_workdir(path: str, config: ml_collections.ConfigDict) -> pathlib.Path:
@@ -35,6 +35,7 @@ def open_workdir(path: str, config: ml_collections.ConfigDict) -> pathlib.Path:
         except json.JSONDecodeError as error:
             raise UserError(f'{file}, line {error.lineno}: not valid JSON ({error.msg}); restore it, or choose '
                             'another --workdir.') from None
+        _check_schedules(workdir, old.get(EXTENSIBLE, []), new.get(EXTENSIBLE, []))
         differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         if set(differing) - {EXTENSIBLE}:
             lines = [f'  {key}: {old.get(key, "absent")!r} there, {new.get(key, "absent")!r} now'
@@ -45,6 +46,16 @@ def open_workdir(path: str, config: ml_collections.ConfigDict) -> pathlib.Path:
         raise UserError(f'{workdir} holds something that is not a run (no config.json); choose another --workdir.')
     write_whole(file, lambda path: path.write_text(json.dumps(json.loads(config.to_json()), indent=1) + '\n'))
     return workdir
+
+
+def _check_schedules(workdir: pathlib.Path, old: list[str], new: list[str]) -> None:
+    """UserError where a phase behind the first change of the schedule has a namesake on disk."""
+    same = next((at for at, pair in enumerate(zip(old, new)) if pair[0] != pair[1]), min(len(old), len(new)))
+    for index, entry in enumerate(new[same:], same + 1):
+        phase = f'{index:02}-{entry.replace("(", "-").rstrip(")")}'
+        if any((workdir / 'checkpoints' / phase).glob('*')) or any((workdir / 'explanations').glob(f'{phase}.*')):
+            raise UserError(f'{workdir}: the schedule differs from phase {same + 1} on, and {phase} was run after '
+                            'another one there; choose another --workdir.')
 
 
 def _flat(tree: Any, prefix: str = '') -> dict[str, Any]:
