@@ -42,7 +42,9 @@ def get_config(dataset: str = 'ml-100k') -> ConfigDict:
     config.prompt = ConfigDict({
         'explain': 'expctr/explain',
         'click': 'expctr/click',
-        'attributes': True,  # titles with genres: a small model knows no film by its title
+        # 'named': titles with genres (a small model knows no film by its title); 'judged': in the history
+        # each genre with "liked" or "disliked", as `tiny` has learned it; 'none': as in the paper.
+        'attributes': 'judged',
     })
     config.language = ConfigDict({
         'model': 'tiny',  # or a Hugging Face LLaMA directory

@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 
 from xrec_jax import cli
-from xrec_jax.language import generate, llama, pretraining, probes, stories, tokenizers, weights
+from xrec_jax.language import generate, induction, llama, pretraining, probes, stories, tokenizers, weights
 from xrec_jax.runs import progress
 from xrec_jax.runs.checkpoints import Checkpoints
 from xrec_jax.runs.files import write_whole
@@ -62,7 +62,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, tokenizer: t
     """Runs all steps; a thread makes the next pool of batches while the device works on this one."""
     model = llama.Llama(llama.LlamaConfig(**config.model.to_dict()))
     settings = pretraining.PretrainConfig(**config.training.to_dict())
-    params = pretraining.init_params(jax.random.key(config.seed), model.config)
+    params = induction.init_params(jax.random.key(config.seed), model.config)
     state = {'params': params, 'opt_state': pretraining.make_optimizer(settings).init(params),
              'step': jnp.int32(0)}
     metrics = MetricsWriter(workdir)
@@ -107,6 +107,7 @@ def measure(config: ml_collections.ConfigDict, model: llama.Llama, params: dict,
     figures = {'parameters': sum(x.size for x in jax.tree.leaves(params)),
                'held_out_stories': len(held_out), 'history': config.probe.history}
     figures |= probes.response_loss(model, params, tokenizer, held_out)
+    figures['past_accuracy'] = probes.past_accuracy(model, params, tokenizer, held_out)
     for name, temperature in (('sampled', 1.0), ('greedy', 0.0)):
         sampling = generate.SamplingConfig(max_length=config.probe.max_length, temperature=temperature)
         texts = probes.write_reasons(model, params, tokenizer, held_out, jax.random.key(config.seed), sampling)

@@ -48,7 +48,8 @@ def test_unknown_template_names_the_nearest():
         render('zzz')
 
 
-def test_item_is_its_title_with_attributes_where_wanted():
+def test_item_is_its_title_with_attributes_and_opinions_where_given():
     title, attributes = 'Toy Story (1995)', ['animation', 'comedy']
-    assert item_text(title, attributes, True) == 'Toy Story (1995) [animation, comedy]'
-    assert item_text(title, attributes, False) == item_text(title, [], True) == title
+    assert item_text(title, attributes) == 'Toy Story (1995) - animation, comedy'
+    assert item_text(title, attributes, 'liked') == 'Toy Story (1995) - animation liked, comedy liked'
+    assert item_text(title, []) == item_text(title, [], 'liked') == title

@@ -1,5 +1,6 @@
 """Stories: reasons that hold, and batches that are a pure function of (seed, index)."""
 
+import collections
 import re
 
 import numpy as np
@@ -30,46 +31,65 @@ def batches(tokenizer):
 
 
 def attributes_of(text):
-    """The attributes in an item text's brackets."""
-    return set(re.search(r'\[(.*)\]$', text)[1].split(', '))
+    """The attributes of an item's text, without opinions."""
+    return {shown.split(' ')[0] for shown in text.rpartition(' - ')[2].split(', ')}
 
 
-def named_attributes(story):
-    said = re.search(r'features ([^ ,]+)', story.reason)[1]
-    return [attribute for attribute in story.shared if attribute == said]
+def claim(story):
+    """What a careful reason says first: (attribute, whether it was liked)."""
+    attribute, past = re.match(r'(?:With|The) (\S+) (liked|disliked) before', story.reason).groups()
+    return attribute, past == 'liked'
 
 
-def test_careful_reason_names_an_attribute_of_target_and_witness(told):
+def promises(reason):
+    """Whether a reason foretells a like."""
+    verdict, = [good for good, ways in stories.VERDICTS.items() if any(way in reason for way in ways)]
+    return verdict
+
+
+def balance(story):
+    """Items liked less items disliked, by attribute of the history."""
+    count = collections.Counter()
+    for texts, sign in ((story.liked, 1), (story.disliked, -1)):
+        for text in texts:
+            count.update({attribute: sign for attribute in attributes_of(text)})
+    return count
+
+
+def test_careful_reason_names_a_shared_attribute_what_was_thought_of_it_and_what_follows(told):
     careful = [story for story in told if story.careful]
     assert 0.2 < len(careful) / len(told) < 0.6
     for story in careful:
-        good = 'disliked' not in story.reason
-        assert ('not like' in story.reason or 'will likely dislike' in story.reason) == (not good)
-        attribute, = named_attributes(story)
-        assert attribute in story.target_attributes and attribute in attributes_of(story.target)
+        attribute, liked = claim(story)
+        assert attribute in story.shared and attribute in attributes_of(story.target)
+        assert promises(story.reason) == story.verdict == liked
         assert story.title in story.reason
-        shown = story.liked if good else story.disliked
-        witnesses = [text for text in shown if text.rpartition(' [')[0] in story.reason]
-        assert any(attribute in attributes_of(text) for text in witnesses), story
 
 
 def test_careful_reason_names_the_attribute_for_which_the_history_speaks_loudest(told):
     for story in told:
-        balance = {attribute: sum(attribute in attributes_of(text) for text in story.liked)
-                   - sum(attribute in attributes_of(text) for text in story.disliked)
-                   for attribute in story.target_attributes}
-        assert {attribute for attribute, value in balance.items() if value} == set(story.shared)
+        of_target = {attribute: balance(story)[attribute] for attribute in story.target_attributes}
+        assert {attribute for attribute, value in of_target.items() if value} == set(story.shared)
         if story.careful:
-            named, = named_attributes(story)
-            assert abs(balance[named]) == max(abs(value) for value in balance.values())
-            assert (balance[named] > 0) == ('disliked' not in story.reason)
+            attribute, liked = claim(story)
+            assert abs(of_target[attribute]) == max(abs(value) for value in of_target.values())
+            assert (of_target[attribute] > 0) == liked
+
+
+def test_history_tells_of_each_attribute_what_was_thought_of_the_item(told):
+    for story in told[:50]:
+        for texts, opinion in ((story.liked, 'liked'), (story.disliked, 'disliked')):
+            for text in texts:
+                assert all(shown.split(' ')[1] == opinion for shown in text.rpartition(' - ')[2].split(', '))
+        assert set(story.target.rpartition(' - ')[2].split(', ')) == set(story.target_attributes)
+        assert set(story.history_attributes) == {a for text in story.liked + story.disliked for a in attributes_of(text)}
 
 
 def test_careless_reason_names_no_attribute_and_no_item_of_the_history(told):
     for story in told:
         if not story.careful:
             assert any(excuse in story.reason for excuses in stories.EXCUSES.values() for excuse in excuses)
-            assert 'which' not in story.reason and 'features' not in story.reason
+            assert ' before' not in story.reason
 
 
 def test_history_has_the_length_that_was_asked_for(told):
@@ -88,8 +108,7 @@ def test_prompts_show_what_the_story_holds(told):
 
 def test_careful_reasons_predict_the_label_better_than_careless_ones(told):
     def accuracy(careful):
-        return np.mean([('dislike' not in story.reason and 'not like' not in story.reason) == story.label
-                        for story in told if story.careful == careful])
+        return np.mean([promises(story.reason) == story.label for story in told if story.careful == careful])
 
     assert accuracy(True) > 0.65 > 0.6 > accuracy(False)
 
@@ -148,16 +167,16 @@ def test_response_mask_covers_exactly_the_response_and_its_eos(tokenizer, batche
 
 
 def test_mixture_sets_the_shares():
-    kinds = [prompt.split()[0] for prompt, _ in stories.texts(np.random.default_rng(1), 400, MIXTURE)]
-    assert abs(kinds.count('Given') / 400 - 0.3) < 0.08
-    assert abs(kinds.count('A') / 400 - 0.2) < 0.08
+    prompts = [prompt for prompt, _ in stories.texts(np.random.default_rng(1), 400, MIXTURE)]
+    for share, sign in ((0.3, 'Given how'), (0.2, 'Name all'), (0.5, 'You are')):
+        assert abs(np.mean([sign in prompt for prompt in prompts]) - share) < 0.08
 
 
 def test_only_true_asks_about_careful_reasons_whose_verdict_came_true():
     rng = np.random.Generator(np.random.Philox(3))
     asked = list(stories.texts(rng, 200, stories.Mixture((4, 6), 1.0, only_true=True)))
-    said_yes = [('will likely enjoy' in prompt or 'will probably like' in prompt) for prompt, _ in asked]
-    careful = ['features' in prompt for prompt, _ in asked]
+    said_yes = [promises(prompt) for prompt, _ in asked]
+    careful = [' before' in prompt for prompt, _ in asked]
     agrees = [yes == (answer == ' Yes.') for yes, (_, answer) in zip(said_yes, asked)]
     assert all(agree for agree, known in zip(agrees, careful) if known)
     assert 0.3 < np.mean([agree for agree, known in zip(agrees, careful) if not known]) < 0.7

@@ -147,12 +147,28 @@ def test_prompts_do_not_depend_on_the_targets_label(language_model, tmp_path):
     assert task.prompt_texts('test') == texts
 
 
+@pytest.mark.parametrize('attributes, opinions, named', [('judged', True, True), ('named', False, True),
+                                                         ('none', False, False)])
+def test_prompts_show_attributes_as_the_config_says(language_model, tmp_path, attributes, opinions, named):
+    config = small_config(language_model)
+    config.prompt.attributes = attributes
+    task = tasks.make_task(config, open_workdir(str(tmp_path / 'run'), config))
+    row = int((task.examples['test'].history >= 0).sum(axis=1).argmax())
+    lines = task.prompt_texts('test')[row].split('\n')[1:3]  # the two lists
+    assert any(' - ' in line for line in lines) == named
+    words = [item.split(' - ')[1].split(' ')[1:] for line in lines for item in line.split('; ') if ' - ' in item]
+    assert any(words) == opinions
+    title = task.titles[task.examples['test'].item[row]]
+    assert (f'consider {title} - ' in task.prompt_texts('test')[row]) == named
+
+
 @pytest.mark.parametrize('change, message', [
     (lambda c: c.update(schedule=('fitt(ids)',)), 'Did you mean "fit"'),
     (lambda c: c.update(schedule=('fit',)), 'should be VERB'),
     (lambda c: c.update(schedule=('align(ic)',)), r'needs fit\(aug\) before it'),
     (lambda c: c.update(schedule=('fit(aug)',)), 'needs explanations'),
     (lambda c: c.update(schedule=('explain(icl)', 'judge(ctr)')), r'needs explain\(final\) before it'),
+    (lambda c: c.prompt.update(attributes='judge'), "attributes='judge': should be one of judged, named, none"),
     (lambda c: c.align.update(reward='lcc'), 'Did you mean "lc"'),
     (lambda c: c.align.update(rollout_size=1000), 'more than the 80 training examples'),
     (lambda c: c.align.learner.update(minibatch_size=3), r'align.learner.minibatch_size=3 must divide 8'),

@@ -2,6 +2,7 @@
 
   `response_loss`   held-out nats per response token, of reasons and of answers
   `probe_reasons`   it writes reasons: does it copy the target's title, and name a shared attribute?
+  `past_accuracy`   it looks up whether something was liked or disliked
   `answer_auc`      it answers Yes or No to given reasons, and to its own
 """
 
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xrec_jax.language import generate, policy, stories, tokenizers, tuning
+from xrec_jax.language import generate, llama, policy, stories, tokenizers, tuning
 from xrec_jax.language.llama import Llama
 from xrec_jax.metrics import attributes, ctr
 
@@ -27,19 +28,44 @@ def response_loss(model: Llama, params: dict, tokenizer, held_out: list[stories.
     loss = jax.jit(lambda params, batch: tuning.language_loss(model, {'params': params}, batch, 0.0)[0])
     result = {}
     for kind, texts in pairs.items():
-        prompts = tokenizers.encode_prompts(tokenizer, [prompt for prompt, _ in texts])
-        responses = tokenizers.encode_responses(tokenizer, [response for _, response in texts])
-        whole = [prompt + response for prompt, response in zip(prompts, responses)]
-        width = -(-max(map(len, whole)) // 32) * 32
         sums, counts = 0.0, 0
-        for start in range(0, len(whole), 64):
-            tokens, mask = tokenizers.pad(whole[start:start + 64], width, 'right')
-            lengths = np.array([len(prompt) for prompt in prompts[start:start + 64]])
-            batch = {'tokens': tokens, 'mask': mask, 'response': mask & (np.arange(width) >= lengths[:, None])}
+        for batch in _batches(tokenizer, texts):
             count = int(batch['response'].sum())
             sums, counts = sums + float(loss(params, batch)) * count, counts + count
         result[f'{kind}_loss'] = sums / counts
     return result
+
+
+def past_accuracy(model: Llama, params: dict, tokenizer, held_out: list[stories.Story]) -> float:
+    """How often "liked" or "disliked" is right in careful reasons, given the text up to it."""
+    pairs = [(story.explain_prompt, story.reason) for story in held_out if story.careful]
+    past = jnp.array(tokenizer.convert_tokens_to_ids(tokenizer.tokenize(' liked disliked')))
+
+    @jax.jit
+    def right(params, batch):
+        """Of [B, S - 1] tokens: which are to be judged, and which of the two words is preferred."""
+        hidden, _ = model.apply({'params': params}, batch['tokens'][:, :-1],
+                                llama.positions_of(batch['mask'][:, :-1]), batch['mask'][:, :-1])
+        two = jnp.take(model.apply({'params': params}, hidden, method='logits'), past, axis=-1)
+        targets = batch['tokens'][:, 1:]
+        judged = batch['response'][:, 1:] & jnp.isin(targets, past)
+        return judged, judged & (past[jnp.argmax(two, axis=-1)] == targets)
+
+    counts = [[int(x.sum()) for x in right(params, batch)] for batch in _batches(tokenizer, pairs)]
+    judged, correct = np.sum(counts, axis=0)
+    return float(correct / judged)
+
+
+def _batches(tokenizer, pairs: list[tuple[str, str]]):
+    """Pairs (prompt, response) as batches of `stories.pool`'s form, all of one width."""
+    prompts = tokenizers.encode_prompts(tokenizer, [prompt for prompt, _ in pairs])
+    responses = tokenizers.encode_responses(tokenizer, [response for _, response in pairs])
+    whole = [prompt + response for prompt, response in zip(prompts, responses)]
+    width = -(-max(map(len, whole)) // 32) * 32
+    for start in range(0, len(whole), 64):
+        tokens, mask = tokenizers.pad(whole[start:start + 64], width, 'right')
+        lengths = np.array([len(prompt) for prompt in prompts[start:start + 64]])
+        yield {'tokens': tokens, 'mask': mask, 'response': mask & (np.arange(width) >= lengths[:, None])}
 
 
 def write_reasons(model: Llama, params: dict, tokenizer, held_out: list[stories.Story], key: jax.Array,
@@ -60,8 +86,7 @@ def probe_reasons(held_out: list[stories.Story], texts: list[str]) -> dict[str, 
     """Shares of the reasons that copy the target's title, that name an attribute, and of those that
     name one, how often it is one of the target's and one for which the history speaks."""
     known = [text.replace(story.title, '') for story, text in zip(held_out, texts)]
-    seen = [[word for item in story.liked + story.disliked + [story.target]
-             for word in _attributes_of(item)] for story in held_out]
+    seen = [story.history_attributes + story.target_attributes for story in held_out]
     any_named, _ = attributes.names_any(known, seen)
     of_target, _ = attributes.names_any(known, [story.target_attributes for story in held_out])
     shared, speaks = attributes.names_any(known, [story.shared for story in held_out])
@@ -76,10 +101,6 @@ def probe_reasons(held_out: list[stories.Story], texts: list[str]) -> dict[str, 
 
 def _share(which: np.ndarray) -> float:
     return float(which.mean()) if which.size else float('nan')
-
-
-def _attributes_of(item: str) -> list[str]:
-    return item[item.rindex('[') + 1:-1].split(', ') if item.endswith(']') else []
 
 
 def answer_auc(model: Llama, params: dict, tokenizer, held_out: list[stories.Story], reasons: list[str]) -> float:

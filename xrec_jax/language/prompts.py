@@ -1,8 +1,9 @@
 """Prompts: jinja templates filled with items, domain words and reasons.
 
 `templates/<system>/<name>.jinja` holds one prompt; `render('expctr/explain', …)` fills it. An item
-is written as its title, with its attributes in brackets where a config asks for them: a language
-model of a few million parameters knows no film by its title.
+is written as its title, and with its attributes where a config asks for them: a language model of a
+few million parameters knows no film by its title. In a history each attribute can carry what the
+user thought of the item ("war disliked"), so that such a model need not look up the list's heading.
 """
 
 import functools
@@ -11,6 +12,8 @@ from collections.abc import Sequence
 import jinja2
 
 from xrec_jax.errors import UserError, nearest
+
+OPINIONS = {True: 'liked', False: 'disliked'}
 
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader('xrec_jax.language', 'templates'),
@@ -33,6 +36,10 @@ def render(name: str, **variables) -> str:
     return _template(name).render(**variables)
 
 
-def item_text(title: str, attributes: Sequence[str], with_attributes: bool) -> str:
-    """'Toy Story (1995) [animation, comedy]', or the title alone."""
-    return f'{title} [{", ".join(attributes)}]' if with_attributes and len(attributes) else title
+def item_text(title: str, attributes: Sequence[str], opinion: str = '') -> str:
+    """'Toy Story (1995) - animation, comedy'; with opinion 'liked', '… - animation liked, comedy liked'.
+
+    A dash, not brackets: behind a bracket the first attribute would be another token than elsewhere.
+    """
+    shown = ', '.join(f'{attribute} {opinion}'.rstrip() for attribute in attributes)
+    return f'{title} - {shown}' if shown else title

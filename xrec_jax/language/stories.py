@@ -4,8 +4,9 @@ A story is one user, a history of liked and disliked items, and one target item,
 own: fresh attributes, titles, likes, hates and ratings by the model of `readers/simulated.py`. It
 is told in the words of the ExpCTR prompts (section 4.1 and 4.2.2 of the paper):
   - `explain`: the prompt for a reason, and the reason that one of two writers gives. The *careful*
-    writer names the target's attribute for which the history speaks loudest, the item that shows
-    it, and the verdict that follows; the *careless* writer gives an empty reason and guesses.
+    writer names the target's attribute for which the history speaks loudest, whether it was liked
+    or disliked, and the verdict that follows; the *careless* writer gives an empty reason and
+    guesses.
   - `click`: the question whether a reader of that reason should expect a like, and the truth.
   - `recall`: the items, and the items again. Reasons quote few words, so that a model that learns
     from them alone stays for millions of tokens on the plateau of the template's entropy; here
@@ -25,17 +26,16 @@ import numpy as np
 from xrec_jax.data.domains import MOVIES, PRODUCTS, Domain
 from xrec_jax.data.readers import simulated, words
 from xrec_jax.language import tokenizers
-from xrec_jax.language.prompts import item_text, render
+from xrec_jax.language.prompts import OPINIONS, item_text, render
 from xrec_jax.language.tokenizers import Tokenizer
 
 DOMAINS = (MOVIES, MOVIES, PRODUCTS)  # films twice: the first real dataset is MovieLens
 VERDICTS = {True: ('will likely enjoy', 'will probably like'),
             False: ('will likely dislike', 'will probably not like')}
+# Left to right: first what is to be looked up, at once what was thought of it, then what follows.
 CAREFUL = (
-    'Since {witness}, which the customer {past}, features {attribute} and so does {title}, I predict that '
-    'they {verdict} it.',
-    'I predict that the customer {verdict} {title} because it features {attribute}, like {witness}, which '
-    'they {past}.',
+    'With {attribute} {past} before, I predict that the customer {verdict} {title}.',
+    'The {attribute} {past} before suggests that the customer {verdict} {title}.',
 )
 CARELESS = (
     'I predict that the customer {verdict} {title} because {excuse}.',
@@ -52,8 +52,9 @@ class Story:
     """One user, one target, one reason; `evidence` is 0 where the history says nothing of the target."""
 
     domain: Domain
-    liked: list[str]  # item texts, oldest first
+    liked: list[str]  # item texts with opinions, oldest first
     disliked: list[str]
+    history_attributes: list[str]
     title: str
     target: str  # title with attributes
     target_attributes: list[str]
@@ -99,7 +100,8 @@ def tell(rng: np.random.Generator, num_history: int, careful_share: float = 0.5)
     ratings = simulated.rate(rng, world, featured @ likes, rng.standard_normal(num_history + 1))
     positive = ratings >= 4
     titles = words.titles(rng, num_history + 1, year_share=float(rng.choice([0, 0.25, 1])))
-    texts = [item_text(title, attributes[row], True) for title, row in zip(titles, featured)]
+    texts = [item_text(title, attributes[row], OPINIONS[good])
+             for title, row, good in zip(titles[:-1], featured, positive)]
 
     past = np.where(positive[:-1], 1, -1)
     support = (past[:, None] * featured[:-1]).sum(axis=0) * featured[-1]  # [A], for the target only
@@ -108,12 +110,10 @@ def tell(rng: np.random.Generator, num_history: int, careful_share: float = 0.5)
         loudest = np.flatnonzero(np.abs(support) == np.abs(support).max())
         attribute = int(rng.choice(loudest))
         verdict = bool(support[attribute] > 0)
-        witnesses = np.flatnonzero(featured[:-1, attribute] & (positive[:-1] == verdict))
         reason = _pick(rng, CAREFUL).format(
             title=titles[-1],
-            witness=titles[int(rng.choice(witnesses))],
-            past='liked' if verdict else 'disliked',
             attribute=attributes[attribute],
+            past=OPINIONS[verdict],
             verdict=_pick(rng, VERDICTS[verdict]),
         )
     else:
@@ -122,10 +122,11 @@ def tell(rng: np.random.Generator, num_history: int, careful_share: float = 0.5)
             title=titles[-1], verdict=_pick(rng, VERDICTS[verdict]), excuse=_pick(rng, EXCUSES[verdict]))
     return Story(
         domain=_pick(rng, DOMAINS),
-        liked=[text for text, good in zip(texts[:-1], positive) if good],
-        disliked=[text for text, good in zip(texts[:-1], positive) if not good],
+        liked=[text for text, good in zip(texts, positive) if good],
+        disliked=[text for text, good in zip(texts, positive) if not good],
+        history_attributes=list(attributes[featured[:-1].any(axis=0)]),
         title=titles[-1],
-        target=texts[-1],
+        target=item_text(titles[-1], attributes[featured[-1]]),
         target_attributes=list(attributes[featured[-1]]),
         shared=list(attributes[support != 0]),
         reason=reason,

@@ -22,6 +22,7 @@ from xrec_jax.parallel import mesh as meshes, sharding
 from xrec_jax.recommenders import fields as predictor_fields
 from xrec_jax.runs.metrics_writer import MetricsWriter
 
+ATTRIBUTES = ('judged', 'named', 'none')  # how prompts show them: `prompts.item_text`
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 
@@ -73,10 +74,14 @@ class Task:
 
     @functools.cached_property
     def item_texts(self) -> list[str]:
-        """Title, with attributes where `prompt.attributes` says so, by row of the items table."""
+        """Title, with attributes unless `prompt.attributes` is 'none', by row of the items table."""
+        return self._item_texts('')
+
+    def _item_texts(self, opinion: str) -> list[str]:
         attributes = self.dataset.items['attributes'].to_pylist()
-        return [prompts.item_text(title, row, self.config.prompt.attributes)
-                for title, row in zip(self.titles, attributes)]
+        if self.config.prompt.attributes == 'none':
+            attributes = [()] * len(attributes)
+        return [prompts.item_text(title, row, opinion) for title, row in zip(self.titles, attributes)]
 
     @functools.cache
     def explain_prompts(self, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -105,20 +110,24 @@ class Task:
 
     def prompt_texts(self, split: str) -> list[str]:
         """The prompts for a reason, one an example."""
-        examples, items = self.examples[split], self.item_texts
+        examples = self.examples[split]
+        past = {good: self._item_texts(opinion if self.config.prompt.attributes == 'judged' else '')
+                for good, opinion in prompts.OPINIONS.items()}
         texts = []
         for item, history, liked in zip(examples.item, examples.history, examples.history_liked):
             seen = history >= 0
             texts.append(prompts.render(
                 self.config.prompt.explain, domain=self.dataset.domain,
-                liked=[items[row] for row in history[seen & liked]],
-                disliked=[items[row] for row in history[seen & ~liked]],
-                target=items[item]))
+                liked=[past[True][row] for row in history[seen & liked]],
+                disliked=[past[False][row] for row in history[seen & ~liked]],
+                target=self.item_texts[item]))
         return texts
 
 
 def make_task(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Task:
     """Reads, checks and places everything that the phases share."""
+    if config.prompt.attributes not in ATTRIBUTES:
+        raise UserError(f'prompt.attributes={config.prompt.attributes!r}: should be one of {", ".join(ATTRIBUTES)}.')
     mesh = meshes.make_mesh(config.mesh.to_dict())
     dataset = load_dataset(config.data)
     return Task(
