@@ -5,8 +5,7 @@
 
 The argument after the colon names the dataset: `ml-100k` or `simulated`.
 
-With the embedded model no gain is to be expected yet, see its card (xrec_jax/language/tiny/README.md).
-Two CPU cores: about 14 s for an iteration of 128 texts with 6 items of history.
+What comes out with the embedded model stands in README.md, "What comes out".
 """
 
 import dataclasses

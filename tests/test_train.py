@@ -16,6 +16,8 @@ SMALL = pathlib.Path(__file__).parent / 'phases' / 'small.py'
 
 
 def start(*arguments):
+    # Where a shell started pytest in the background, it ignores SIGINT, and so would the process.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     one_device = {'XLA_FLAGS': '--xla_backend_optimization_level=0'}
     return subprocess.Popen([sys.executable, '-m', 'xrec_jax.train', *arguments], cwd=ROOT, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | one_device)

@@ -34,7 +34,7 @@ def share_continued(params, tokens):
 
 @pytest.mark.parametrize('length', [20, 60, 120])
 def test_it_copies_before_it_has_learned_anything(params, length):
-    assert share_continued(params, twice(length)) > 0.3
+    assert share_continued(params, twice(length)) > 0.2
     assert share_continued(llama.init_params(jax.random.key(3), CONFIG), twice(length)) < 0.05
 
 

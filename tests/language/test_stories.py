@@ -82,7 +82,7 @@ def test_history_tells_of_each_attribute_what_was_thought_of_the_item(told):
             for text in texts:
                 assert all(shown.split(' ')[1] == opinion for shown in text.rpartition(' - ')[2].split(', '))
         assert set(story.target.rpartition(' - ')[2].split(', ')) == set(story.target_attributes)
-        assert set(story.history_attributes) == {a for text in story.liked + story.disliked for a in attributes_of(text)}
+        assert set(story.history_attributes) == set(balance(story))
 
 
 def test_careless_reason_names_no_attribute_and_no_item_of_the_history(told):

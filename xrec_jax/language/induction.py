@@ -32,7 +32,7 @@ QUIET = 0.15  # of the outputs of all heads outside of layer 1; those of MLPs ar
 def init_params(key: jax.Array, config: LlamaConfig) -> dict:
     """Random base weights with an induction head in layers 0 and 1 (see above), as plain arrays.
 
-    At once, a model of 256 dimensions continues every second token of a repeated random sequence.
+    At once, a model of 256 dimensions continues a third or half of a repeated random sequence.
 
     Raises ValueError for a model of fewer than two layers.
     """

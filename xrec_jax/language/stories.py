@@ -49,7 +49,7 @@ EXCUSES = {True: ('it is a popular choice', 'it looks well made', 'many people t
 
 @dataclasses.dataclass(frozen=True)
 class Story:
-    """One user, one target, one reason; `evidence` is 0 where the history says nothing of the target."""
+    """One user, one target, one reason; `shared` is empty where the history says nothing of the target."""
 
     domain: Domain
     liked: list[str]  # item texts with opinions, oldest first
