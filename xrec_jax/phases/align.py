@@ -246,6 +246,6 @@ def summary(task: Task, phase: str, settings: ml_collections.ConfigDict) -> str:
     fifth = max(1, len(rows) // 5)
     first = np.mean([row['reward'] for row in rows[:fifth]])
     last = np.mean([row['reward'] for row in rows[-fifth:]])
-    return (f'{phase}: {len(rows)} iteration{"s" * (len(rows) != 1)} of {settings.rollout_size} texts; mean {settings.reward.upper()} '
-            f'reward {first:.3f} → {last:.3f}, KL {rows[-1]["kl_response"]:.2f} nats a text, '
+    return (f'{phase}: {len(rows)} iteration{"s" * (len(rows) != 1)} of {settings.rollout_size} texts; '
+            f'mean {settings.reward.upper()} reward {first:.3f} → {last:.3f}, KL {rows[-1]["kl_response"]:.2f} nats a text, '
             f'{np.mean([row["tokens_per_second"] for row in rows]):.0f} tokens/s')
