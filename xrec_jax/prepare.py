@@ -13,7 +13,7 @@ import pathlib
 from absl import flags
 
 from xrec_jax import cli
-from xrec_jax.data import catalog, tables
+from xrec_jax.data import card, catalog, tables
 from xrec_jax.errors import UserError
 
 DATASET = flags.DEFINE_string('dataset', None, f'One of: {", ".join(catalog.CATALOG)}.', required=True)
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
     dataset = catalog.load(name, DATA_DIR.value)
     tables.write(dataset, out)
 
-    facts = tables.card(dataset)
+    facts = card.card(dataset)
     if entry.citation:
         facts.append(('please cite', entry.citation))
     facts.append(('written to', str(out)))

@@ -70,9 +70,9 @@ def random_target(
     random = np.random.Generator(np.random.Philox(seed))
 
     # Time order. From here on "place" is a position in this order; users lie in one block each.
-    user = tables.rows(dataset.interactions['user_id'], dataset.users['user_id'])
-    item = tables.rows(dataset.interactions['item_id'], dataset.items['item_id'])
-    order = np.lexsort((dataset.interactions['timestamp'].to_numpy(), user))  # stable: ties by row
+    user = tables.codes(dataset.interactions['user_id'])
+    item = tables.codes(dataset.interactions['item_id'])
+    order = np.lexsort((tables.times(dataset), user))  # stable: ties by row
     user, item, liked = user[order], item[order], liked[order]
     start = np.searchsorted(user, np.arange(dataset.users.num_rows))  # [U], first place of each
     _, first_place, pair = np.unique(

@@ -1,12 +1,13 @@
 """Three Arrow tables and a few facts: what every reader returns and everything later reads.
 
 1. the schemas, nullability included, and the `Dataset` that holds the tables
-2. `validate`: every promise the schemas make, checked; `rows`: ids to dense indices
+2. `validate`: every promise the schemas make, checked; `codes` and `rows`: ids to dense indices
 3. `write` and `read`: a directory of three `.arrow` files and `dataset.json`, all or nothing
-4. `card`: what a person wants to know of a dataset
 
 Ids are the source's own strings. The dense index of a user or an item is its row number in the
-users or items table. `U` users, `I` items, `N` interactions.
+users or items table; in interactions the ids are dictionary-encoded with that table's ids as the
+dictionary, so that `codes` reads the indices off. On disk tables are plain Arrow, mapped into memory
+when read: what is not touched costs nothing. `U` users, `I` items, `N` interactions.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,24 +30,31 @@ from xrec_jax.errors import UserError
 # ------------------------------------------------------------------------------------- schemas
 
 INTERACTIONS = pa.schema([
-    pa.field('user_id', pa.string(), nullable=False),
-    pa.field('item_id', pa.string(), nullable=False),
-    pa.field('rating', pa.float32(), nullable=False),
-    pa.field('timestamp', pa.int64(), nullable=False),  # Unix seconds
+    pa.field('user_id', pa.dictionary(pa.int32(), pa.string()), nullable=False),
+    pa.field('item_id', pa.dictionary(pa.int32(), pa.string()), nullable=False),
+    pa.field('rating', pa.float32()),  # null: met, and not rated (implicit)
+    pa.field('timestamp', pa.int64()),  # Unix seconds; null: not known, taken for earlier than all known
     pa.field('review', pa.string()),  # the user's own words, where the source has them
     pa.field('aspects', pa.list_(pa.string())),  # the true reasons of the rating, where known
 ])
+# Interactions on their way from a reader to `ingest`: ids are strings yet, and know their line.
+EVENTS = pa.schema([
+    pa.field('user_id', pa.string(), nullable=False), pa.field('item_id', pa.string(), nullable=False),
+    *list(INTERACTIONS)[2:], pa.field('line', pa.int64())])
 USERS = pa.schema([
     pa.field('user_id', pa.string(), nullable=False),
-    pa.field('profile', pa.map_(pa.string(), pa.string()), nullable=False),
+    pa.field('profile', pa.map_(pa.string(), pa.string()), nullable=False),  # age, gender, …
 ])
 ITEMS = pa.schema([
     pa.field('item_id', pa.string(), nullable=False),
-    pa.field('title', pa.string(), nullable=False),
-    pa.field('attributes', pa.list_(pa.string()), nullable=False),
+    pa.field('title', pa.string()),  # null where the source has none
+    pa.field('attributes', pa.list_(pa.string()), nullable=False),  # genres, categories, tags
+    pa.field('details', pa.map_(pa.string(), pa.string()), nullable=False),  # author, price, city, …
 ])
 SCHEMAS = {'interactions': INTERACTIONS, 'users': USERS, 'items': ITEMS}
-FORMAT = 1  # of the directory; a reader refuses what it does not know
+FORMAT = 2  # of the directory; a reader refuses what it does not know
+LONG_AGO = -(1 << 62)  # stands for a time that is not known
+BATCH = 1 << 18  # rows of a record batch on disk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,11 +72,34 @@ class Dataset:
 
 
 def table(schema: pa.Schema, **columns: Any) -> pa.Table:
-    """Builds a table of `schema` from lists or arrays; nullable columns left out become null."""
+    """Builds a table of `schema` from lists or arrays; columns left out become null, or empty maps."""
     length = len(next(iter(columns.values())))
-    missing = {f.name: pa.nulls(length, f.type) for f in schema if f.name not in columns}
-    assert all(schema.field(name).nullable for name in missing), list(missing)
-    return pa.table({**columns, **missing}, schema=schema)
+    for field in schema:
+        if field.name not in columns:
+            assert field.nullable or pa.types.is_map(field.type), field.name
+            columns[field.name] = pa.nulls(length, field.type) if field.nullable else pa.array([[]] * length, field.type)
+    return pa.table(columns, schema=schema)
+
+
+def interactions(users: pa.Table, items: pa.Table, *, user: Any, item: Any, **columns: Any) -> pa.Table:
+    """The table of interactions between `users` and `items`.
+
+    `user` and `item` [N] are ids (which must be in those tables), or int32 rows of them.
+    """
+
+    def encode(values, ids):
+        if not (isinstance(values, np.ndarray) and values.dtype.kind in 'iu'):
+            values = rows(pa.chunked_array([pa.array(values, pa.string())]), ids)
+        assert (values >= 0).all()
+        return pa.DictionaryArray.from_arrays(pa.array(values.astype(np.int32)), _one_chunk(ids))
+
+    return table(INTERACTIONS, user_id=encode(user, users['user_id']), item_id=encode(item, items['item_id']),
+                 **columns)
+
+
+def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    combined = column.combine_chunks()
+    return combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined
 
 
 # ---------------------------------------------------------------------------------- validation
@@ -78,6 +109,16 @@ def rows(ids: pa.ChunkedArray, column: pa.ChunkedArray) -> np.ndarray:
     """Returns int32[N]: the row in `column` of each of `ids`, -1 where it is absent."""
     found = pc.index_in(ids, value_set=column.combine_chunks())
     return pc.fill_null(found, -1).to_numpy().astype(np.int32)
+
+
+def codes(column: pa.ChunkedArray) -> np.ndarray:
+    """Returns int32[N]: the dense index of each id of an interactions table."""
+    return pa.chunked_array([chunk.indices for chunk in column.chunks], pa.int32()).to_numpy()
+
+
+def times(dataset: Dataset) -> np.ndarray:
+    """Returns int64[N]: Unix seconds of each interaction; LONG_AGO where the time is not known."""
+    return pc.fill_null(dataset.interactions['timestamp'], LONG_AGO).to_numpy()
 
 
 def validate(dataset: Dataset) -> Dataset:
@@ -107,18 +148,27 @@ def validate(dataset: Dataset) -> Dataset:
         often = pc.filter(counts.field('values'), pc.greater(counts.field('counts'), 1))
         check(not len(often), f'table {name}, column {key}',
               f'"{often[0].as_py() if len(often) else ""}" stands there more than once')
-        unknown = np.flatnonzero(rows(dataset.interactions[key], ids) < 0)
-        if len(unknown):
-            value = dataset.interactions[key][int(unknown[0])].as_py()
-            check(False, f'table interactions, column {key}, row {unknown[0]}',
-                  f'"{value}" is not in table {name}')
+        check(_encoded_by(dataset.interactions[key], ids), f'table interactions, column {key}',
+              f'its dictionary is not the ids of table {name}')
 
-    rating = dataset.interactions['rating'].to_numpy()
-    bad = np.flatnonzero(~((rating >= low) & (rating <= high)))  # NaN is bad as well
-    if len(bad):
-        check(False, f'table interactions, column rating, row {bad[0]}',
-              f'{rating[bad[0]]} is outside the scale of {low:g} to {high:g}')
+    rating = dataset.interactions['rating']
+    inside = pc.and_(pc.greater_equal(rating, low), pc.less_equal(rating, high))  # NaN is not inside
+    if pc.all(inside).as_py() is False:
+        row = int(np.argmin(pc.fill_null(inside, True).to_numpy()))
+        check(False, f'table interactions, column rating, row {row}',
+              f'{rating[row].as_py()} is outside the scale of {low:g} to {high:g}')
     return dataset
+
+
+def _encoded_by(column: pa.ChunkedArray, ids: pa.ChunkedArray) -> bool:
+    """Whether the dictionary of every chunk is `ids`; chunks that share its memory cost nothing."""
+    ids, right = _one_chunk(ids), set()
+    for chunk in column.chunks:
+        place = tuple(buffer and buffer.address for buffer in chunk.dictionary.buffers())
+        if place not in right and not chunk.dictionary.equals(ids):
+            return False
+        right.add(place)
+    return True
 
 
 # ---------------------------------------------------------------------------------------- disk
@@ -137,33 +187,28 @@ def plain_disk_errors(action: str) -> Iterator[None]:
 
 
 def write(dataset: Dataset, directory: str | os.PathLike) -> pathlib.Path:
-    """Writes a validated dataset to `directory`, replacing an earlier dataset there, all or nothing."""
+    """Writes a dataset to `directory`, replacing an earlier dataset there, all or nothing."""
     validate(dataset)
+    with replacing(directory) as fresh:
+        write_table(fresh, 'interactions', dataset.interactions.to_batches(max_chunksize=BATCH))
+        write_rest(fresh, dataset, dataset.interactions.num_rows)
+    return pathlib.Path(directory)
+
+
+@contextlib.contextmanager
+def replacing(directory: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Gives an empty folder beside `directory` that takes its place when all went well."""
     target = pathlib.Path(directory)
     if target.exists() and not (target / 'dataset.json').exists() and (
             not target.is_dir() or any(target.iterdir())):
         raise UserError(f'{target}: holds something that is not a dataset; will not replace it')
-    facts = {
-        'format': FORMAT,
-        'name': dataset.name,
-        'rating_scale': list(dataset.rating_scale),
-        'domain': dataclasses.asdict(dataset.domain),
-        'licence': dataset.licence,
-        'recipe': dict(dataset.recipe),
-        'rows': {name: getattr(dataset, name).num_rows for name in SCHEMAS},
-    }
     with plain_disk_errors(f'writing {target}'):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
                 prefix=f'.{target.name}.', dir=target.parent, ignore_cleanup_errors=True) as scratch:
             fresh, old = pathlib.Path(scratch, 'new'), pathlib.Path(scratch, 'old')
             fresh.mkdir()
-            for name, schema in SCHEMAS.items():
-                with open(fresh / f'{name}.arrow', 'wb') as file:
-                    options = pa.ipc.IpcWriteOptions(compression='zstd')
-                    with pa.ipc.new_file(file, schema, options=options) as writer:
-                        writer.write_table(getattr(dataset, name).cast(schema))
-            (fresh / 'dataset.json').write_text(json.dumps(facts, indent=1) + '\n')
+            yield fresh
             try:
                 if target.exists():
                     target.rename(old)
@@ -172,7 +217,34 @@ def write(dataset: Dataset, directory: str | os.PathLike) -> pathlib.Path:
                 if old.exists():
                     old.rename(target)
                 raise
-    return target
+
+
+def write_table(folder: pathlib.Path, name: str, batches: Iterable[pa.RecordBatch]) -> int:
+    """Writes `batches` as table `name`; returns the number of rows."""
+    count = 0
+    with open(folder / f'{name}.arrow', 'wb') as file, pa.ipc.new_file(file, SCHEMAS[name]) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+            count += batch.num_rows
+    return count
+
+
+def write_rest(folder: pathlib.Path, dataset: Dataset, num_interactions: int) -> None:
+    """Writes users, items and facts; the interactions are there already."""
+    lengths = {'interactions': num_interactions}
+    for name in ('users', 'items'):
+        whole = getattr(dataset, name).cast(SCHEMAS[name]).combine_chunks()
+        lengths[name] = write_table(folder, name, whole.to_batches())
+    facts = {
+        'format': FORMAT,
+        'name': dataset.name,
+        'rating_scale': list(dataset.rating_scale),
+        'domain': dataclasses.asdict(dataset.domain),
+        'licence': dataset.licence,
+        'recipe': dict(dataset.recipe),
+        'rows': lengths,
+    }
+    (folder / 'dataset.json').write_text(json.dumps(facts, indent=1) + '\n')
 
 
 def read(directory: str | os.PathLike) -> Dataset:
@@ -187,8 +259,7 @@ def read(directory: str | os.PathLike) -> Dataset:
         columns = {}
         for name in SCHEMAS:
             path = root / f'{name}.arrow'
-            with open(path, 'rb') as file:
-                columns[name] = pa.ipc.open_file(file).read_all()
+            columns[name] = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
             if columns[name].num_rows != facts['rows'][name]:
                 raise UserError(f'{path}: has {columns[name].num_rows} rows where dataset.json says '
                                 f'{facts["rows"][name]}; prepare the dataset again')
@@ -201,38 +272,3 @@ def read(directory: str | os.PathLike) -> Dataset:
     except (ValueError, KeyError, TypeError, OSError) as error:  # ArrowInvalid is a ValueError
         raise UserError(f'{path}: damaged ({error}); prepare the dataset again') from error
     return validate(dataset)
-
-
-# ---------------------------------------------------------------------------------------- card
-
-
-def card(dataset: Dataset) -> list[tuple[str, str]]:
-    """Returns (label, value) pairs that describe a dataset, ready to print."""
-    users, items, actions = (
-        dataset.users.num_rows, dataset.items.num_rows, dataset.interactions.num_rows)
-    values, counts = np.unique(dataset.interactions['rating'].to_numpy(), return_counts=True)
-    if len(values) > 10:  # a fine scale: ten equal bins
-        counts, values = np.histogram(
-            dataset.interactions['rating'].to_numpy(), bins=10, range=dataset.rating_scale)
-    histogram = '  '.join(f'{v:g}: {n / actions:.1%}' for v, n in zip(values, counts))
-    span = pc.min_max(dataset.interactions['timestamp']).as_py()
-    first, last = (np.datetime64(span[end], 's').astype('datetime64[D]') for end in ('min', 'max'))
-
-    def per(key: str, owners: pa.Table) -> str:
-        each = np.bincount(rows(dataset.interactions[key], owners[key]), minlength=owners.num_rows)
-        return f'{each.mean():.1f} on average ({each.min():,} to {each.max():,})'
-
-    reviews = actions - dataset.interactions['review'].null_count
-    return [
-        ('dataset', dataset.name),
-        ('users', f'{users:,}'),
-        ('items', f'{items:,}'),
-        ('interactions', f'{actions:,}'),
-        ('per user', per('user_id', dataset.users)),
-        ('per item', per('item_id', dataset.items)),
-        ('density', f'{actions / users / items:.2%}'),
-        ('ratings', histogram),
-        ('reviews', f'{reviews:,}'),
-        ('time', f'{first} to {last}'),
-        ('licence', dataset.licence),
-    ]

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from xrec_jax.data import tables
 from xrec_jax.data.domains import MOVIES
+from xrec_jax.data.entry import Entry
 from xrec_jax.data.readers import words
 from xrec_jax.errors import UserError
 
@@ -34,7 +35,7 @@ DAY = 86_400
 FIRST_DAY = 10_957  # 1 January 2000, in days since 1970
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class World:
     """What is planted. Counts are of the whole world, but those of a user's or an item's attributes.
 
@@ -127,24 +128,16 @@ def simulate(world: World) -> tables.Dataset:
     rating = rate(rng, world, shared.sum(axis=1), quality[item])
     timestamp = (FIRST_DAY + rng.integers(0, 1000, len(user))) * DAY + rng.integers(0, DAY, len(user))
     aspects = _lists(attributes, shared != 0)
+    users = _users(rng, world.num_users)
+    items = tables.table(
+        tables.ITEMS, item_id=_ids('i', np.arange(world.num_items)), title=words.titles(rng, world.num_items),
+        attributes=_lists(attributes, featured))
     dataset = tables.Dataset(
         name='simulated',
-        interactions=tables.table(
-            tables.INTERACTIONS,
-            user_id=_ids('u', user),
-            item_id=_ids('i', item),
-            rating=rating,
-            timestamp=timestamp,
-            review=_reviews(rating, attributes, shared),
-            aspects=aspects,
-        ),
-        users=_users(rng, world.num_users),
-        items=tables.table(
-            tables.ITEMS,
-            item_id=_ids('i', np.arange(world.num_items)),
-            title=words.titles(rng, world.num_items),
-            attributes=_lists(attributes, featured),
-        ),
+        interactions=tables.interactions(users, items, user=user, item=item, rating=rating, timestamp=timestamp,
+                                         review=_reviews(rating, attributes, shared), aspects=aspects),
+        users=users,
+        items=items,
         rating_scale=(1.0, 5.0),
         domain=MOVIES,
         licence=LICENCE,
@@ -205,3 +198,6 @@ def _users(rng: np.random.Generator, count: int) -> pa.Table:
     profile = [list(zip(draws, row)) for row in zip(*draws.values())]
     return tables.table(tables.USERS, user_id=_ids('u', np.arange(count)),
                         profile=pa.array(profile, tables.USERS.field('profile').type))
+
+
+ENTRIES = {'simulated': Entry(None, LICENCE, '', world=World, draw=simulate)}
