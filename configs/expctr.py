@@ -3,7 +3,7 @@
     python -m xrec_jax.train --config configs/expctr.py:ml-100k --workdir runs/ml-100k \
         --config.data.data_dir=../shared/data/ml-100k
 
-The argument after the colon names the dataset: `ml-100k` or `simulated`.
+The argument after the colon names the dataset: one of the catalog, see xrec_jax/data/README.md.
 
 What comes out with the embedded model stands in README.md, "What comes out".
 """
@@ -12,7 +12,8 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from xrec_jax.data.readers import simulated
+from xrec_jax.data import catalog
+from xrec_jax.data.filters import Filters
 
 # Stage 1, then stages 2 and 3 twice (section 4.3.2). `explain(corpus)` also explains the validation
 # split, which `fit` stops by.
@@ -29,15 +30,18 @@ def get_config(dataset: str = 'ml-100k') -> ConfigDict:
     config.data = ConfigDict({
         'name': dataset,
         'data_dir': f'data/{dataset}',  # raw files, or what `xrec_jax.prepare` wrote
+        'options': catalog.entry(dataset).options,  # of the dataset's reader: xrec_jax/data/README.md
+        'filters': dataclasses.asdict(Filters()),  # xrec_jax/data/filters.py
+        'on_bad_row': 'raise',  # or 'skip'
+        'protocol': 'random_target',  # its options follow; xrec_jax/data/protocols
         'num_samples': 4000,
         'history_length': 10,
         'threshold': 4.0,
-        'comparison': 'at_least',  # or 'above', as the paper words it: see data/protocols.py
+        'comparison': 'at_least',  # or 'above', as the paper words it: see data/protocols/drawn.py
         'split': (8, 1, 1),
     })
     if dataset == 'simulated':
-        config.data.world = ConfigDict(dataclasses.asdict(simulated.World()))
-        config.data.world.seed = config.get_ref('seed')
+        config.data.options.seed = config.get_ref('seed')
     config.prompt = ConfigDict({
         'explain': 'expctr/explain',
         'click': 'expctr/click',

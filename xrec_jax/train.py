@@ -11,7 +11,7 @@ from absl import flags
 from xrec_jax import cli
 from xrec_jax.data import protocols
 from xrec_jax.phases.schedule import check_schedule, run_schedule
-from xrec_jax.phases.task import make_task
+from xrec_jax.phases.task import make_task, protocol_options
 from xrec_jax.runs import progress
 from xrec_jax.runs.workdir import open_workdir
 
@@ -28,9 +28,10 @@ def main(argv: list[str]) -> None:
     progress.say(f'{len(devices)} × {devices[0].device_kind}; {directory}')
     sizes = ', '.join(f'{split} {len(rows.label):,} ({protocols.positive_rate(rows):.1%} liked)'
                       for split, rows in task.examples.items())
-    data = config.data
-    progress.say(f'{task.dataset.name}: {sizes}; a like is a rating {data.comparison.replace("_", " ")} '
-                 f'{data.threshold:g}')
+    options = protocol_options(config.data)
+    like = ('any interaction' if options['threshold'] is None else
+            f'a rating {options["comparison"].replace("_", " ")} {options["threshold"]:g}')
+    progress.say(f'{task.dataset.name}: {sizes}; a like is {like}')
     run_schedule(task)
 
 

@@ -16,25 +16,25 @@ from xrec_jax.errors import UserError
 
 
 def small(**changes) -> tables.Dataset:
-    interactions = dict(
-        user_id=['u1', 'u1', 'u2'], item_id=['i2', 'i1', 'i2'],
-        rating=pa.array([4.0, 1.0, 5.0], pa.float32()), timestamp=[0, 86_400, 5],
-        review=['good', None, None], aspects=[['war'], None, []])
+    users = tables.table(tables.USERS, user_id=['u1', 'u2'], profile=[[('age', '25')], []])
+    items = tables.table(tables.ITEMS, item_id=['i1', 'i2', 'i3'], title=['A', 'Bé', None],
+                         attributes=[['war', 'drama'], [], ['comedy']], details=[[('city', 'Rome')], [], []])
     dataset = tables.Dataset(
         name='small',
-        interactions=tables.table(tables.INTERACTIONS, **interactions),
-        users=tables.table(tables.USERS, user_id=['u1', 'u2'],
-                           profile=[[('age', '25')], []]),
-        items=tables.table(tables.ITEMS, item_id=['i1', 'i2', 'i3'], title=['A', 'Bé', 'C'],
-                           attributes=[['war', 'drama'], [], ['comedy']]),
+        interactions=tables.interactions(
+            users, items, user=['u1', 'u1', 'u2', 'u2'], item=['i2', 'i1', 'i2', 'i1'],
+            rating=pa.array([4.0, 1.0, 5.0, None], pa.float32()), timestamp=[0, 86_400, 5, None],
+            review=['good', None, None, None], aspects=[['war'], None, [], None]),
+        users=users, items=items,
         rating_scale=(1.0, 5.0), domain=MOVIES, licence='none', recipe={'seed': 3})
     return dataclasses.replace(dataset, **changes)
 
 
 def with_column(table: pa.Table, name: str, values) -> pa.Table:
     at = table.column_names.index(name)
-    return table.set_column(at, pa.field(name, table.schema.field(name).type),
-                            pa.array(values, table.schema.field(name).type))
+    if not isinstance(values, pa.Array):
+        values = pa.array(values, table.schema.field(name).type)
+    return table.set_column(at, pa.field(name, values.type), values)
 
 
 def same(a: tables.Dataset, b: tables.Dataset) -> bool:
@@ -48,11 +48,45 @@ def test_a_sound_dataset_passes():
     assert tables.validate(dataset) is dataset
 
 
-def test_columns_left_out_are_null():
-    table = tables.table(tables.INTERACTIONS, user_id=['a'], item_id=['b'],
-                         rating=pa.array([1.0], pa.float32()), timestamp=[1])
-    assert table.schema == tables.INTERACTIONS
-    assert table.to_pylist()[0]['review'] is None and table.to_pylist()[0]['aspects'] is None
+def test_columns_left_out_are_null_or_empty():
+    table = tables.table(tables.EVENTS, user_id=['a'], item_id=['b'])
+    assert table.schema == tables.EVENTS
+    assert table.to_pylist() == [{'user_id': 'a', 'item_id': 'b', 'rating': None, 'timestamp': None, 'review': None,
+                                  'aspects': None, 'line': None}]
+    assert tables.table(tables.ITEMS, item_id=['a', 'b']).to_pylist() == [
+        {'item_id': name, 'title': None, 'attributes': [], 'details': []} for name in 'ab']
+    assert tables.table(tables.USERS, user_id=[]).num_rows == 0
+    with pytest.raises(AssertionError):
+        tables.table(tables.EVENTS, user_id=['a'])
+
+
+def test_interactions_are_encoded_by_the_ids_of_their_tables():
+    dataset = small()
+    by_row = tables.interactions(dataset.users, dataset.items, user=np.array([0, 0, 1, 1]), item=np.array([1, 0, 1, 0]),
+                                 **{name: dataset.interactions[name] for name in tables.INTERACTIONS.names[2:]})
+    assert by_row.schema == tables.INTERACTIONS and by_row.equals(dataset.interactions)
+    assert by_row['item_id'].to_pylist() == ['i2', 'i1', 'i2', 'i1']
+    assert by_row['item_id'].chunk(0).dictionary.to_pylist() == ['i1', 'i2', 'i3']
+    np.testing.assert_array_equal(tables.codes(by_row['user_id']), [0, 0, 1, 1])
+    np.testing.assert_array_equal(tables.codes(by_row['item_id']), [1, 0, 1, 0])
+    assert tables.codes(by_row['item_id']).dtype == np.int32
+
+
+def test_an_unknown_id_is_no_interaction():
+    with pytest.raises(AssertionError):
+        tables.interactions(D.users, D.items, user=['u1'], item=['i9'])
+
+
+def test_unknown_times_are_earlier_than_all():
+    np.testing.assert_array_equal(tables.times(small()), [0, 86_400, 5, tables.LONG_AGO])
+    assert tables.LONG_AGO < -10**15 and tables.LONG_AGO - 1 > np.iinfo(np.int64).min
+
+
+def test_one_chunk_copies_nothing_where_there_is_one():
+    column = pa.chunked_array([['a', 'b']])
+    assert tables.one_chunk(column).buffers()[2].address == column.chunk(0).buffers()[2].address
+    assert tables.one_chunk(pa.chunked_array([['a'], ['b']])).equals(pa.array(['a', 'b']))
+    assert tables.one_chunk(pa.chunked_array([], pa.string())).equals(pa.array([], pa.string()))
 
 
 def test_rows_are_positions_and_minus_one_where_unknown():
@@ -64,37 +98,47 @@ def test_rows_are_positions_and_minus_one_where_unknown():
 
 D = small()
 BROKEN = {
-    'unknown user': (
-        dict(interactions=with_column(D.interactions, 'user_id', ['u1', 'u9', 'u2'])),
-        'table interactions, column user_id, row 1: "u9" is not in table users'),
-    'unknown item': (
-        dict(interactions=with_column(D.interactions, 'item_id', ['i2', 'i1', 'i9'])),
-        'table interactions, column item_id, row 2: "i9" is not in table items'),
+    'other users': (
+        dict(users=with_column(D.users, 'user_id', ['u1', 'u9'])),
+        'table interactions, column user_id: its dictionary is not the ids of table users'),
+    'items in another order': (
+        dict(items=D.items.take([1, 0, 2])),
+        'table interactions, column item_id: its dictionary is not the ids of table items'),
+    'one chunk of other items': (
+        dict(interactions=pa.concat_tables([D.interactions, tables.interactions(
+            D.users, D.items.take([2, 1, 0]), user=['u1'], item=['i3'])])),
+        'table interactions, column item_id: its dictionary is not the ids of table items'),
+    'ids as text': (
+        dict(interactions=with_column(D.interactions, 'item_id', D.interactions['item_id'].chunk(0).cast(pa.string()))),
+        'column item_id: type string should be dictionary'),
     'user twice': (
         dict(users=with_column(D.users, 'user_id', ['u1', 'u1'])),
         'table users, column user_id: "u1" stands there more than once'),
+    'item twice': (
+        dict(items=with_column(D.items, 'item_id', ['i1', 'i3', 'i3'])),
+        'table items, column item_id: "i3" stands there more than once'),
+    'null user': (
+        dict(interactions=with_column(D.interactions, 'user_id', pa.DictionaryArray.from_arrays(
+            pa.array([0, 0, None, 1], pa.int32()), D.users['user_id'].chunk(0)))),
+        'table interactions, column user_id: row 2 is null'),
     'rating above the scale': (
-        dict(interactions=with_column(D.interactions, 'rating', [4.0, 5.5, 1.0])),
+        dict(interactions=with_column(D.interactions, 'rating', [4.0, 5.5, 1.0, None])),
         'column rating, row 1: 5.5 is outside the scale of 1 to 5'),
     'rating below the scale': (
-        dict(interactions=with_column(D.interactions, 'rating', [4.0, 5.0, 0.0])),
+        dict(interactions=with_column(D.interactions, 'rating', [None, 5.0, 0.0, 1.0])),
         'row 2: 0.0 is outside'),
     'rating not a number': (
-        dict(interactions=with_column(D.interactions, 'rating', [float('nan'), 5.0, 1.0])),
+        dict(interactions=with_column(D.interactions, 'rating', [float('nan'), 5.0, 1.0, 1.0])),
         'row 0: nan is outside'),
-    'null title': (
-        dict(items=with_column(D.items, 'title', ['A', None, 'C'])),
-        'table items, column title: row 1 is null'),
-    'null time': (
-        dict(interactions=with_column(D.interactions, 'timestamp', [1, 2, None])),
-        'column timestamp: row 2 is null'),
+    'null attributes': (
+        dict(items=with_column(D.items, 'attributes', [['war'], None, []])),
+        'table items, column attributes: row 1 is null'),
     'wrong type': (
-        dict(interactions=D.interactions.set_column(
-            3, 'timestamp', pa.array([1.0, 2.0, 3.0]))),
+        dict(interactions=with_column(D.interactions, 'timestamp', pa.array([1.0, 2.0, 3.0, 4.0]))),
         'column timestamp: type double should be int64'),
     'column missing': (
         dict(items=D.items.drop_columns('title')),
-        'table items: columns are item_id, attributes; should be item_id, title, attributes'),
+        'table items: columns are item_id, attributes, details; should be item_id, title, attributes, details'),
     'no rows': (dict(interactions=D.interactions.slice(0, 0)), 'table interactions: it has no rows'),
     'scale upside down': (dict(rating_scale=(5.0, 1.0)), 'rating_scale: 5.0 to 1.0'),
 }
@@ -164,6 +208,16 @@ def test_full_disk_is_said_plainly_and_loses_nothing(tmp_path, monkeypatch, step
     assert os.listdir(tmp_path) == ['x']
 
 
+def test_tables_of_many_chunks_are_read_as_they_were_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, 'BATCH', 3)
+    dataset = small()
+    dataset = dataclasses.replace(dataset, interactions=pa.concat_tables([dataset.interactions] * 5))
+    tables.write(dataset, tmp_path / 'x')
+    again = tables.read(tmp_path / 'x')
+    assert again.interactions['user_id'].num_chunks == 10 and same(again, dataset)
+    np.testing.assert_array_equal(tables.codes(again.interactions['item_id']), [1, 0, 1, 0] * 5)
+
+
 def test_a_full_disk_below_arrow_is_told_as_such(tmp_path):
     if not os.path.exists('/dev/full'):
         pytest.skip('needs /dev/full')
@@ -219,12 +273,3 @@ def test_damage_is_told_by_file(tmp_path, damage, message):
     with pytest.raises(UserError) as error:
         tables.read(tmp_path / 'x')
     assert message in str(error.value) and str(tmp_path / 'x') in str(error.value)
-
-
-def test_card_counts():
-    facts = dict(tables.card(small()))
-    assert facts['users'] == '2' and facts['items'] == '3' and facts['interactions'] == '3'
-    assert facts['density'] == '50.00%' and facts['reviews'] == '1'
-    assert facts['per item'] == '1.0 on average (0 to 2)'
-    assert facts['ratings'] == '1: 33.3%  4: 33.3%  5: 33.3%'
-    assert facts['time'] == '1970-01-01 to 1970-01-02'

@@ -34,7 +34,7 @@ def small_config(language_model: pathlib.Path) -> ml_collections.ConfigDict:
     config.language.lora_rank = 2
     config.encoder.model = str(GOLDEN / 'bert' / 'bert')
     config.data.update({'data_dir': '', 'num_samples': 100, 'history_length': 3})
-    config.data.world.update({'num_users': 40, 'num_items': 30, 'num_interactions': 400})
+    config.data.options.update({'num_users': 40, 'num_items': 30, 'num_interactions': 400})
     config.generate.max_length = 8
     config.explain.update({'batch_size': 8, 'checkpoint_every': 1})
     config.corpus.max_examples = 20

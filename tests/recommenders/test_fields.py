@@ -16,14 +16,14 @@ ITEMS = [['war', 'drama'], [], ['comedy', 'war', 'war']]
 
 
 def dataset(users=USERS, items=ITEMS) -> tables.Dataset:
+    users = tables.table(tables.USERS, user_id=list('abc'), profile=pa.array(
+        [list(u.items()) for u in users], tables.USERS.field('profile').type))
+    items = tables.table(tables.ITEMS, item_id=list('xyz'), title=list('XYZ'), attributes=items)
     return tables.validate(tables.Dataset(
         name='hand',
-        interactions=tables.table(tables.INTERACTIONS, user_id=['a'], item_id=['x'],
-                                  rating=pa.array([1.0], pa.float32()), timestamp=[0]),
-        users=tables.table(tables.USERS, user_id=list('abc'), profile=pa.array(
-            [list(u.items()) for u in users], tables.USERS.field('profile').type)),
-        items=tables.table(tables.ITEMS, item_id=list('xyz'), title=list('XYZ'), attributes=items),
-        rating_scale=(1.0, 5.0), domain=MOVIES, licence='none'))
+        interactions=tables.interactions(users, items, user=['a'], item=['x'], rating=pa.array([1.0], pa.float32()),
+                                         timestamp=[0]),
+        users=users, items=items, rating_scale=(1.0, 5.0), domain=MOVIES, licence='none'))
 
 
 def test_hand_example():

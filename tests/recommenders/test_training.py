@@ -222,8 +222,9 @@ def test_make_rows_picks_and_repeats_by_index():
     examples = protocols.Examples(
         user=np.arange(n, dtype=np.int32), item=np.arange(n, dtype=np.int32) + 10,
         rating=np.ones(n, np.float32), label=np.array([0, 1, 0, 1, 1], np.float32),
-        history=np.zeros((n, 2), np.int32), history_liked=np.zeros((n, 2), bool),
-        interaction=np.arange(n))
+        interaction=np.arange(n, dtype=np.int32),
+        past=protocols.Histories(item=np.zeros(1, np.int32), liked=np.zeros(1, bool), stop=np.zeros(n, np.int32),
+                                 length=np.zeros(n, np.int32), width=2))
     rows = training.make_rows(examples, np.zeros((3, 2, D)), at)
     assert rows.user.tolist() == [4, 0, 0] and rows.item.tolist() == [14, 10, 10]
     assert rows.label.tolist() == [1, 0, 0] and rows.text.shape == (3, 2, D)

@@ -14,7 +14,7 @@ def card(dataset: tables.Dataset) -> list[tuple[str, str]]:
 
     def per(key: str, owners: pa.Table) -> str:
         each = np.bincount(tables.codes(dataset.interactions[key]), minlength=owners.num_rows)
-        return f'{each.mean():.2f} on average ({each.min():,} to {each.max():,})'
+        return f'{each.mean():,.2f} on average ({each.min():,} to {each.max():,})'
 
     def count(name: str) -> str:
         return f'{actions - dataset.interactions[name].null_count:,}'
@@ -26,7 +26,7 @@ def card(dataset: tables.Dataset) -> list[tuple[str, str]]:
         ('interactions', f'{actions:,}'),
         ('per user', per('user_id', dataset.users)),
         ('per item', per('item_id', dataset.items)),
-        ('density', f'{actions / users / items:.2%}'),
+        ('density', _percent(actions / users / items)),
         ('ratings', _ratings(dataset)),
         ('reviews', count('review')),
         ('aspects', count('aspects')),
@@ -34,21 +34,32 @@ def card(dataset: tables.Dataset) -> list[tuple[str, str]]:
         ('licence', dataset.licence),
     ]
     recipe = dataset.recipe
-    if recipe.get('rows_filtered'):
+    if recipe.get('filters', 'none') != 'none':
         facts.append(('filters', f'{recipe["filters"]} ({recipe["rows_filtered"]:,} interactions left out)'))
     for name, number in recipe.get('rows_skipped', {}).items():
         facts.append(('bad rows', f'{number:,} of {name} passed over'))
     return facts
 
 
+def _percent(share: float) -> str:
+    """'6.30%'; of a share below a thousandth two digits that count: '0.00052%'."""
+    if share >= 1e-3:
+        return f'{share:.2%}'
+    digits = 1 - int(np.floor(np.log10(100 * share)))
+    return f'{100 * share:.{digits}f}%'
+
+
 def _ratings(dataset: tables.Dataset) -> str:
-    rating = dataset.interactions['rating'].drop_null().to_numpy()
+    rating = dataset.interactions['rating'].drop_null()
     missing = dataset.interactions['rating'].null_count
     if not len(rating):
         return 'none (implicit)'
-    values, counts = np.unique(rating, return_counts=True)
-    if len(values) > 10:  # a fine scale: ten equal bins
-        counts, values = np.histogram(rating, bins=10, range=dataset.rating_scale)
+    each = pc.value_counts(rating)
+    if len(each) <= 10:
+        values, counts = (each.field(name).to_numpy() for name in ('values', 'counts'))
+        values, counts = values[np.argsort(values)], counts[np.argsort(values)]
+    else:  # a fine scale: ten equal bins, by their lower ends
+        counts, values = np.histogram(rating.to_numpy(), bins=10, range=dataset.rating_scale)
     histogram = '  '.join(f'{v:g}: {n / len(rating):.1%}' for v, n in zip(values, counts))
     return histogram + (f'  (and {missing:,} without, implicit)' if missing else '')
 

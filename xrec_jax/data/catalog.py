@@ -15,15 +15,25 @@ from typing import Any
 
 from xrec_jax.data import fetch, raw, tables
 from xrec_jax.data.entry import Entry
-from xrec_jax.data.filters import Filters
-from xrec_jax.data.ingest import ingest
-from xrec_jax.data.readers import movielens, simulated
+from xrec_jax.data.filters import Filters, describe
+from xrec_jax.data.ingest import ingest, narrow
+from xrec_jax.data.readers import (
+    amazon, bookcrossing, generic, google_local, mind, movielens, recbole, simulated, steam, tripadvisor, yelp)
 from xrec_jax.errors import UserError, nearest
 
 
 CATALOG: Mapping[str, Entry] = {
+    **amazon.ENTRIES,
+    **bookcrossing.ENTRIES,
+    **mind.ENTRIES,
     **movielens.ENTRIES,
+    **google_local.ENTRIES,
+    **generic.ENTRIES,
+    **recbole.ENTRIES,
     **simulated.ENTRIES,
+    **steam.ENTRIES,
+    **tripadvisor.ENTRIES,
+    **yelp.ENTRIES,
 }
 
 
@@ -43,7 +53,7 @@ def load(name: str, data_dir: str | os.PathLike | None = None, *, filters: Filte
       data_dir: the folder of the raw files; what is missing is fetched to it where that is allowed. Or
         a folder that `xrec_jax.prepare` wrote, which is read as it stands. Not needed by "simulated".
       filters: which interactions stay. With a prepared folder, those it was made with, or none.
-      on_bad_row: 'raise' or 'skip', see `raw.BadRows`.
+      on_bad_row: 'raise' or 'skip', see `raw.BadRows`. Of no meaning where no rows are parsed.
       out: a folder to write the dataset to, in a stream: data of any size, in little memory.
       **options: of the reader: `entry(name).options`.
 
@@ -56,40 +66,54 @@ def load(name: str, data_dir: str | os.PathLike | None = None, *, filters: Filte
     for key in options:
         if key not in found.options:
             raise UserError(f'dataset "{name}" has no option "{key}".{nearest(key, found.options)}')
+    bad = raw.BadRows(on_bad_row)
     root = pathlib.Path(data_dir).expanduser() if data_dir else None
     if root and (root / 'dataset.json').is_file():
-        dataset = _prepared(name, root, options)
+        dataset = _prepared(name, root, filters, options)
     elif found.reader is None:
         if root:
             raise UserError(f'{root}: holds no prepared dataset (no dataset.json), and "{name}" has '
                             'no raw files: leave data_dir out to draw it')
-        dataset = tables.validate(found.draw(found.world(**options)))
+        dataset = narrow(found.draw(found.world(**options)), filters)
     else:
-        if root is None:
+        if root is None and not found.place:
             raise UserError(f'dataset "{name}" needs the folder of its raw files, or one to fetch '
                             f'them to: give --data_dir=DIR (in a config: data.data_dir)')
-        bad = raw.BadRows(on_bad_row)
         options = found.options | options
-        files = find(found, root, options)
-        dataset = ingest(found.reader(files, bad, **options), filters, out and pathlib.Path(out), recipe=options)
-        return dataset
+        files = find(found, root, options) if found.files else {}
+        return ingest(found.reader(files, bad, **_placed(found, root, options)), filters, out and pathlib.Path(out),
+                      recipe={**options, 'catalog': name})
     if out:
         tables.write(dataset, out)
     return dataset
 
 
-def _prepared(name: str, root: pathlib.Path, options: dict[str, Any]) -> tables.Dataset:
-    """Reads what `prepare` wrote; `options` may only repeat what is on record there."""
+def _placed(found: Entry, root: pathlib.Path | None, options: dict[str, Any]) -> dict[str, Any]:
+    """The options, where `root` may stand for the one that names the data."""
+    if not found.place or not root:
+        return options
+    if options[found.place]:
+        raise UserError(f'data_dir={root} and {found.place}={options[found.place]}: both say where the data are; give '
+                        'one of them')
+    return options | {found.place: str(root)}
+
+
+def _prepared(name: str, root: pathlib.Path, filters: Filters, options: dict[str, Any]) -> tables.Dataset:
+    """Reads what `prepare` wrote; `options` and `filters` may only repeat what is on record there."""
     dataset = tables.read(root)
-    if dataset.name != name:
-        raise UserError(f'{root}: is the prepared dataset "{dataset.name}", not "{name}"; give its '
+    if (there := dataset.recipe.get('catalog', dataset.name)) != name:
+        raise UserError(f'{root}: is the prepared dataset "{there}", not "{name}"; give its '
                         'own name or another data_dir')
-    record = json.loads(json.dumps(dict(dataset.recipe)))  # tuples are lists there
+    plain = lambda value: json.loads(json.dumps(value))  # tuples are lists there
+    record = plain(dict(dataset.recipe))
     for key, value in options.items():
-        wanted = list(value) if isinstance(value, tuple) else value
-        if key in record and wanted != record[key]:
-            raise UserError(f'{root}: was prepared with {key}={record[key]}, not {value}; leave '
-                            f'{key} or data_dir out')
+        if key in record and plain(value) != record[key]:
+            raise UserError(f'{root}: was prepared with {key}={record[key]}, not {value}; give '
+                            f'{key}={record[key]} here too, or prepare it again')
+    made_with = record.get('filters', describe(Filters()))
+    if filters.active and describe(filters) != made_with:
+        raise UserError(f'{root}: was prepared with filters: {made_with}; not {describe(filters)}. Leave the filters '
+                        'out to take it as it is, or prepare it again')
     return dataset
 
 
@@ -97,21 +121,44 @@ def find(found: Entry, root: pathlib.Path, options: Mapping[str, Any]) -> dict[s
     """The raw files of an entry, by their names there; fetched where they are missing."""
     if root.is_file():
         raise UserError(f'{root}: is a file; data_dir is the folder that holds {", ".join(found.files)}')
-    fill = lambda text: text.format(**options)
+
+    words = found.words(**options)
+
+    def fill(text: str) -> str:
+        return text.format(**options, **words)
+
     downloads = [dataclasses.replace(d, url=fill(d.url)) for d in found.downloads]
     for download in downloads:
         fetch.verify(download, root)
-    wanted = {fill(name): name for name in (*found.files, *found.optional)}
-    files = raw.find(root, list(wanted)) if root.is_dir() else {}
-    missing = [fill(name) for name in found.files if fill(name) not in files]
-    if missing and files:
-        there = next(iter(files.values()))
-        raise UserError(f'{root / missing[0]}: no such file, though {there.label} is there; get '
-                        + (downloads[0].url if downloads else found.by_hand))
+    filled = {name: fill(name) for name in (*found.files, *found.optional)}
+    filled = {name: real for name, real in filled.items() if real}  # '{items_file}' with items_file='' is no file
+    needed = [filled[name] for name in found.files if name in filled]
+    files = raw.find(root, list(filled.values())) if root.is_dir() else {}
+    missing = [name for name in needed if name not in files]
     if missing:
-        if not downloads:
-            raise UserError(f'{root}: holds no {", ".join(missing)}; {found.by_hand}')
-        for download in downloads:
+        for download in _downloads_of(missing, downloads, found.by_hand, root, files):
             fetch.fetch(download, root)
-        files = raw.find(root, list(wanted))
-    return {name: files[filled] for filled, name in wanted.items() if filled in files}
+        files = raw.find(root, list(filled.values()))
+        for name in needed:
+            if name not in files:
+                raise UserError(f'{root}: holds no {name}, though all was fetched that should hold it: '
+                                f'{", ".join(download.url for download in downloads)}')
+    return {name: files[real] for name, real in filled.items() if real in files}
+
+
+def _downloads_of(missing: list[str], downloads: list[fetch.Download], by_hand: str, root: pathlib.Path,
+                  files: Mapping[str, raw.RawFile]) -> list[fetch.Download]:
+    """What to fetch for the files that are `missing` beside those that are there, `files`."""
+    if not downloads:
+        raise UserError(f'{root}: holds no {", ".join(missing)}; {by_hand}')
+    alone = {download.name.removesuffix('.gz'): download for download in downloads}
+    if not files:
+        # What the reader can do without comes first: broken off in between, the same command still finds more to do.
+        needed = [alone.get(name.removesuffix('.gz')) for name in missing]
+        return sorted((download for download in downloads if not (root / download.name).exists()),
+                      key=lambda download: download in needed)
+    for name in missing:
+        if name.removesuffix('.gz') not in alone:  # it comes in an archive: someone took the folder apart
+            raise UserError(f'{root / name}: no such file, though {next(iter(files.values())).label} is there; get '
+                            + ' or '.join(download.url for download in downloads))
+    return [alone[name.removesuffix('.gz')] for name in missing]

@@ -14,4 +14,10 @@ class Domain:
 
 
 MOVIES = Domain()
+BOOKS = Domain(item='book', items='books', consume='read', consumed='read')
 PRODUCTS = Domain(item='product', items='products', consume='buy', consumed='bought')
+PLACES = Domain(item='place', items='places', consume='visit', consumed='visited')
+RESTAURANTS = Domain(item='restaurant', items='restaurants', consume='visit', consumed='visited')
+HOTELS = Domain(item='hotel', items='hotels', consume='stay at', consumed='stayed at')
+GAMES = Domain(item='game', items='games', consume='play', consumed='played')
+NEWS = Domain(item='news article', items='news articles', consume='read', consumed='read')

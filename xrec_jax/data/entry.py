@@ -14,7 +14,7 @@ from xrec_jax.data.ingest import Source
 class Entry:
     """One dataset; `reader(files, bad, **options)` gets the files that were found, by the names here.
 
-    A name of a file may hold {OPTION} of the reader, as 'reviews_{category}.json', and wildcards.
+    A name of a file may hold {OPTION} of the reader, as 'reviews_{category}.json', or {WORD}, and wildcards.
     """
 
     reader: Callable[..., Source] | None  # None: there are no files, `draw(world(**options))` gives the dataset
@@ -22,7 +22,9 @@ class Entry:
     citation: str
     files: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()  # files that the reader can do without
-    downloads: tuple[Download, ...] = ()  # what to fetch where files are missing; {OPTION} here too
+    downloads: tuple[Download, ...] = ()  # what to fetch where files are missing; {OPTION} and {WORD} here too
+    words: Callable[..., dict[str, str]] = lambda **options: {}  # WORDs of those names, as they follow from options
+    place: str = ''  # where there are no files: the option that names the data; data_dir may name it too
     by_hand: str = ''  # how a person gets the files, where no program may
     world: Callable[..., Any] | None = None
     draw: Callable[[Any], tables.Dataset] | None = None

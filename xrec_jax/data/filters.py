@@ -36,6 +36,11 @@ class Filters:
             if 0 < high < low:
                 raise UserError(f'min_per_{owner}={low} and max_per_{owner}={high}: no {owner} can have both')
 
+    @property
+    def active(self) -> bool:
+        """Whether any of them does something; a seed alone does not."""
+        return self != Filters(seed=self.seed)
+
 
 def select(filters: Filters, user: np.ndarray, item: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
     """Returns int64[M]: the rows that stay, in order, of interactions given by int32[N] and int64[N] arrays.
@@ -50,7 +55,7 @@ def select(filters: Filters, user: np.ndarray, item: np.ndarray, timestamp: np.n
             rows = rows[np.bincount(owner[rows], minlength=1)[owner[rows]] <= most]
     rows = _core(rows, user, item, filters)
     if filters.sample_users:
-        there = np.unique(user[rows])
+        there = _by_appearance(user[rows])
         if filters.sample_users > len(there):
             raise UserError(f'sample_users={filters.sample_users}: only {len(there):,} users are left to draw from')
         drawn = np.random.Generator(np.random.Philox(filters.seed)).permutation(there)[: filters.sample_users]
@@ -65,15 +70,31 @@ def select(filters: Filters, user: np.ndarray, item: np.ndarray, timestamp: np.n
 def describe(filters: Filters) -> str:
     """The filters that do something, as 'min_per_user=5, min_per_item=5'; 'none' where all are off."""
     changed = [f'{field.name}={getattr(filters, field.name)}' for field in dataclasses.fields(filters)
-               if getattr(filters, field.name) != field.default]
+               if getattr(filters, field.name) != field.default and (field.name != 'seed' or filters.sample_users)]
     return ', '.join(changed) or 'none'
 
 
+def _by_appearance(code: np.ndarray) -> np.ndarray:
+    """The distinct values in the order of their first appearance: a draw from them knows not how they were numbered."""
+    first = np.full(int(code.max(initial=-1)) + 1, len(code))
+    first[code[::-1]] = np.arange(len(code))[::-1]  # of several assignments to one place the last holds
+    order = np.argsort(first, kind='stable')
+    return order[: np.count_nonzero(first < len(code))]
+
+
 def _one_of_each_pair(user: np.ndarray, item: np.ndarray, timestamp: np.ndarray, last: bool) -> np.ndarray:
-    order = np.lexsort((timestamp, item, user))  # stable: equal times stay in the source's order
-    new = np.ones(len(order) + 1, bool)
-    new[1:-1] = (user[order][1:] != user[order][:-1]) | (item[order][1:] != item[order][:-1])
-    return np.sort(order[new[1:] if last else new[:-1]])
+    pair = user.astype(np.int64) * (int(item.max(initial=0)) + 1) + item
+    order = np.argsort(pair, kind='stable')
+    same = pair[order[1:]] == pair[order[:-1]]
+    repeated = np.zeros(len(pair), bool)
+    repeated[order[1:][same]] = repeated[order[:-1][same]] = True
+    rows = np.flatnonzero(repeated)  # few, as a rule: only their times are compared
+    rows = rows[np.lexsort((timestamp[rows], pair[rows]))]  # stable: equal times stay in the source's order
+    new = np.ones(len(rows) + 1, bool)
+    new[1:-1] = pair[rows[1:]] != pair[rows[:-1]]
+    stay = ~repeated
+    stay[rows[new[1:] if last else new[:-1]]] = True
+    return np.flatnonzero(stay)
 
 
 def _core(rows: np.ndarray, user: np.ndarray, item: np.ndarray, filters: Filters) -> np.ndarray:

@@ -40,6 +40,7 @@ class RawFile:
 
     label: str
     open: Callable[[], BinaryIO]
+    unit: str = 'line'  # what messages count: 'row' where a file has no lines
 
     @property
     def name(self) -> str:
@@ -48,10 +49,13 @@ class RawFile:
     def read_bytes(self, limit: int = 1 << 31) -> bytes:
         """The whole content; UserError for a file that is missing, damaged or longer than `limit`."""
         with _told_plainly(self.label, lambda: ''), self.open() as stream:
-            data = stream.read(limit + 1)
-        if len(data) > limit:
+            blocks, length = [], 0  # read(limit) would make room for all of it first
+            while length <= limit and (block := stream.read(BLOCK)):
+                blocks.append(block)
+                length += len(block)
+        if length > limit:
             raise UserError(f'{self.label}: is longer than {limit:,} bytes')
-        return data
+        return b''.join(blocks)
 
     def blocks(self, *, size: int = BLOCK, whole_lines: bool = False) -> Iterator[Block]:
         """Yields the file in blocks of about `size` bytes.
@@ -72,7 +76,7 @@ class RawFile:
         with _told_plainly(self.label, lambda: f', line {line}'), self.open() as stream:
             while chunk := stream.read(size):
                 end = chunk.rfind(b'\n') + 1
-                if len(rest) + (end and chunk.index(b'\n') or len(chunk)) > MAX_LINE:
+                if len(rest) + (chunk.index(b'\n') if end else len(chunk)) > MAX_LINE:
                     raise UserError(f'{self.label}, line {line}: is longer than {MAX_LINE >> 20} MiB; the file is '
                                     'damaged or not text')
                 if not end:
@@ -99,7 +103,8 @@ def _told_plainly(label: str, place: Callable[[], str]) -> Iterator[None]:
         raise UserError(f'{label}: no such file') from error
     except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError, NotImplementedError,
             RuntimeError) as error:  # the last two: a zip's unknown compression, a password
-        raise UserError(f'{label}{place()}: cannot be decompressed ({error}); the file is truncated or damaged, '
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(':')
+        raise UserError(f'{label}{place()}: cannot be decompressed ({reason}); the file is truncated or damaged, '
                         'get it again') from error
     except OSError as error:
         raise UserError(f'{label}{place()}: cannot be read ({error.strerror or error})') from error
@@ -127,6 +132,8 @@ def members(archive: pathlib.Path) -> dict[str, RawFile]:
         else:
             with tarfile.open(archive) as packed:
                 names = [info.name for info in packed if info.isfile()]
+                while packed.fileobj.read(1 << 20):  # to the end, where gzip has its checksum
+                    pass
     for name in names:
         if name.startswith(('/', '\\')) or '..' in name.replace('\\', '/').split('/') or name[1:2] == ':':
             raise UserError(f'{archive}: its member "{name}" has a path that leaves the archive; do not trust it, '
@@ -144,31 +151,55 @@ def _opener(archive: pathlib.Path, name: str, is_zip: bool) -> Callable[[], Bina
 
 
 def find(folder: pathlib.Path, names: Sequence[str]) -> dict[str, RawFile]:
-    """The files `names` (wildcards as in `fnmatch`) of a folder, where present: name → file.
+    """The files `names` of a folder, where present: name → file.
 
     Each is looked for as NAME and NAME.gz in the folder, in the folders right below it, and in the
-    archives that lie in it (there at any depth). Raises UserError where one name fits several files.
+    archives that lie in it (there at any depth). A name may hold wildcards (as in `fnmatch`), the folder that
+    the file must be in ('train/news.tsv'; an archive counts as a folder, without its ending), and alternatives,
+    of which the first that is there counts ('books.csv|BX-Books.csv'). Raises UserError where a name fits
+    several files.
     """
     found: dict[str, RawFile] = {}
-    packed: dict[str, RawFile] | None = None
+    packed: list[tuple[str, RawFile]] | None = None
     for name in names:
-        here = sorted(path for pattern in (name, f'*/{name}') for path in
-                      (*folder.glob(pattern), *folder.glob(f'{pattern}.gz')) if path.is_file())
-        nearest_ones = [path for path in here if len(path.parts) == min(len(p.parts) for p in here)]
-        files = [on_disk(path) for path in nearest_ones]
-        if not files:
-            if packed is None:
-                packed = {path: file for archive in sorted(folder.glob('*'))
-                          if archive.is_file() and archive.name.endswith(ARCHIVES)
-                          for path, file in members(archive).items()}
-            files = [file for path, file in packed.items()
-                     if fnmatch.fnmatch(posixpath.basename(path).removesuffix('.gz'), name.removesuffix('.gz'))
-                     and not path.startswith('__MACOSX')]
-        if len(files) > 1:
-            raise UserError(f'{folder}: "{name}" may be {files[0].label} or {files[1].label}; keep one of them there')
-        if files:
-            found[name] = files[0]
+        for one in name.split('|'):
+            files = _unpacked(folder, one)
+            if not files:
+                packed = _packed(folder) if packed is None else packed
+                files = [file for path, file in packed if _fits(path, one)]
+            if len(files) > 1:
+                raise UserError(f'{folder}: "{one}" may be {files[0].label} or {files[1].label}; keep one of them '
+                                'there')
+            if files:
+                found[name] = files[0]
+                break
     return found
+
+
+def _unpacked(folder: pathlib.Path, name: str) -> list[RawFile]:
+    """The files on disk that a name may mean: those nearest to the folder."""
+    within, _, file = name.rpartition('/')
+    patterns = [name, f'*/{name}', *([file] if within and fnmatch.fnmatch(folder.resolve().name, within) else [])]
+    try:
+        here = sorted({path for pattern in patterns for path in (*folder.glob(pattern), *folder.glob(f'{pattern}.gz'))
+                       if path.is_file()})
+    except (ValueError, NotImplementedError) as error:
+        raise UserError(f'"{name}": should be the name of a file in {folder} ({error})') from error
+    return [on_disk(path) for path in here if len(path.parts) == min(len(p.parts) for p in here)]
+
+
+def _packed(folder: pathlib.Path) -> list[tuple[str, RawFile]]:
+    """All files in the archives of a folder, with their paths; these begin with the name of the archive."""
+    archives = [(path, path.name.removesuffix(ending)) for path in sorted(folder.glob('*')) if path.is_file()
+                for ending in ARCHIVES if path.name.endswith(ending)]
+    return [(f'{name}/{path}', file) for archive, name in archives for path, file in members(archive).items()
+            if not path.startswith('__MACOSX')]
+
+
+def _fits(path: str, name: str) -> bool:
+    """Whether the end of a path is what the name says."""
+    end = path.removesuffix('.gz').split('/')[-1 - name.count('/'):]
+    return fnmatch.fnmatch('/'.join(end), name.removesuffix('.gz'))
 
 
 # --------------------------------------------------------------------------------------- bad rows
@@ -188,5 +219,5 @@ class BadRows:
     def report(self, file: RawFile, line: int, problem: str, count: int = 1) -> None:
         """`problem` continues 'FILE, line N', as ': has 3 fields' or ', column rating: …'."""
         if self.policy == 'raise':
-            raise UserError(f'{file.label}, line {line}{problem} (on_bad_row=skip passes over such rows)')
+            raise UserError(f'{file.label}, {file.unit} {line}{problem} (on_bad_row=skip passes over such rows)')
         self.skipped[file.name] = self.skipped.get(file.name, 0) + count

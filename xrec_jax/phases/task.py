@@ -8,13 +8,14 @@ import dataclasses
 import functools
 import importlib.resources
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from xrec_jax.data import catalog, protocols, tables
+from xrec_jax.data import catalog, filters, protocols, tables
 from xrec_jax.errors import UserError
 from xrec_jax.language import llama, lora, prompts, tokenizers, weights
 from xrec_jax.language.encoders import Encoder, load_encoder
@@ -23,6 +24,7 @@ from xrec_jax.recommenders import fields as predictor_fields
 from xrec_jax.runs.metrics_writer import MetricsWriter
 
 ATTRIBUTES = ('judged', 'named', 'none')  # how prompts show them: `prompts.item_text`
+DATASET_KEYS = ('name', 'data_dir', 'options', 'filters', 'on_bad_row', 'protocol')  # of config.data
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 
@@ -70,7 +72,10 @@ class Task:
 
     @functools.cached_property
     def titles(self) -> list[str]:
-        return self.dataset.items['title'].to_pylist()
+        """By row of the items table; 'product B000123' where the source has no title."""
+        items = self.dataset.items
+        return [f'{self.dataset.domain.item} {item_id}' if title is None else title
+                for title, item_id in zip(items['title'].to_pylist(), items['item_id'].to_pylist())]
 
     @functools.cached_property
     def item_texts(self) -> list[str]:
@@ -136,19 +141,20 @@ def make_task(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Task:
 
 
 def load_dataset(data: ml_collections.ConfigDict) -> tables.Dataset:
-    """The dataset `data.name`, read from `data.data_dir` or simulated from `data.world`."""
-    options = data.world.to_dict() if 'world' in data else {}
-    return catalog.load(data.name, data.data_dir or None, **options)
+    """The dataset `data.name`, read from `data.data_dir` or drawn, as `data.options` and `data.filters` say."""
+    return catalog.load(data.name, data.data_dir or None, filters=filters.Filters(**data.filters.to_dict()),
+                        on_bad_row=data.on_bad_row, **data.options.to_dict())
 
 
-def make_examples(dataset: tables.Dataset, config: ml_collections.ConfigDict
-                  ) -> dict[str, protocols.Examples]:
-    """The samples of the protocol in section 5.1.1 of ExpCTR; drawn by `data.seed`, or the run's."""
-    data = config.data
-    return protocols.random_target(
-        dataset, num_samples=data.num_samples, history_length=data.history_length,
-        threshold=data.threshold, comparison=data.comparison, split=tuple(data.split),
-        seed=config.seed)
+def make_examples(dataset: tables.Dataset, config: ml_collections.ConfigDict) -> dict[str, protocols.Examples]:
+    """The examples of `data.protocol` by split, drawn by the run's seed."""
+    return protocols.make(config.data.protocol, dataset, seed=config.seed, **protocol_options(config.data))
+
+
+def protocol_options(data: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The options of `data.protocol`: what `data` holds beside `DATASET_KEYS`, over the protocol's defaults."""
+    given = {key: value for key, value in data.to_dict().items() if key not in DATASET_KEYS}
+    return protocols.options(data.protocol) | given
 
 
 def load_language(settings: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> Language:

@@ -3,14 +3,15 @@
 1. `Records`: the columns of some rows with the line that each came from; a row that breaks a promise is
    refused or passed over, as `BadRows` says
 2. `integers`, `numbers`, `one_of`, `filled`, `matching`, `unique`, `known`: promises, checked by whole
-   columns
-3. `lists` and `maps`: list and map columns from arrays
+   columns; `seconds`: times
+3. `unescaped`: HTML entities of a column; `lists` and `maps`: list and map columns from arrays
 
 Every refusal names file, line, column and value.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import html
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -53,9 +54,21 @@ class Records:
         """The rows to keep as a table of `schema`, made of whole columns [N]; those left out are null."""
         return tables.table(schema, **columns).filter(pa.array(self.keep))
 
+    def kept(self) -> 'Records':
+        """The rows to keep alone."""
+        return Records(self.file, self.columns.filter(pa.array(self.keep)), self.lines[self.keep], self.bad)
+
     def events(self, **columns) -> pa.Table:
         """The rows to keep as interactions for `ingest`: columns of `tables.EVENTS`, without `line`."""
         return self.table(tables.EVENTS, line=self.lines, **columns)
+
+
+def joined(parts: Iterable[Records]) -> Records:
+    """The rows of all parts of a file of moderate size, in order, as one."""
+    parts = list(parts)
+    return Records(parts[0].file, pa.concat_tables([part.columns for part in parts]),
+                   np.concatenate([part.lines for part in parts]), parts[0].bad,
+                   np.concatenate([part.keep for part in parts]))
 
 
 def integers(records: Records, name: str, low: int = 0, high: int = 2**62) -> np.ndarray:
@@ -66,7 +79,7 @@ def integers(records: Records, name: str, low: int = 0, high: int = 2**62) -> np
         good = pc.fill_null(pc.match_substring_regex(column, r'^-?[0-9]{1,18}$'), False)
         records.require(good, name, should)
         column = pc.if_else(good, column, '0').cast(pa.int64())
-    values = pc.fill_null(column, low - 1).to_numpy()
+    values = pc.fill_null(column.cast(pa.int64()), low - 1).to_numpy()
     records.require((values >= low) & (values <= high), name, should)
     return values
 
@@ -103,6 +116,18 @@ def matching(records: Records, name: str, pattern: str, should: str) -> pa.Chunk
     return pc.fill_null(records[name], '')
 
 
+def seconds(text: pa.ChunkedArray, pattern: str, format: str) -> pa.ChunkedArray:
+    """Returns int64[N], Unix seconds of times (UTC, if `format` does not say otherwise); null where there is none.
+
+    `pattern` is the regular expression of such a text, with the day of the month in a group (?P<day>…);
+    `format` is that of strptime, which alone would take 31 February for 3 March.
+    """
+    found = pc.extract_regex(text, pattern)
+    time = pc.strptime(pc.if_else(pc.is_valid(found), text, None), format=format, unit='s', error_is_null=True)
+    same = pc.equal(pc.day(time), pc.struct_field(found, 'day').cast(pa.int64()))
+    return pc.if_else(same, time.cast(pa.int64()), None)
+
+
 def unique(records: Records, name: str) -> None:
     """Refuses a row whose value stands in an earlier row."""
     codes = pc.dictionary_encode(records[name].combine_chunks(), null_encoding='encode').indices.to_numpy()
@@ -110,7 +135,7 @@ def unique(records: Records, name: str) -> None:
     good = first[inverse] == np.arange(len(codes))
     if not good.all():
         again = int(np.argmin(good))
-        records.require(good, name, f'stands already in line {records.lines[first[inverse[again]]]}')
+        records.require(good, name, f'stands already in {records.file.unit} {records.lines[first[inverse[again]]]}')
 
 
 def known(records: Records, name: str, ids: pa.ChunkedArray, where: str) -> None:
@@ -122,6 +147,14 @@ def lists(flags: np.ndarray, words: Sequence[str]) -> pa.ListArray:
     """Returns one list a row: the words whose flag is set. flags: bool[N, len(words)]."""
     offsets = np.concatenate([[0], np.cumsum(flags.sum(axis=1))]).astype(np.int32)
     return pa.ListArray.from_arrays(offsets, pa.array(words).take(pa.array(np.nonzero(flags)[1])))
+
+
+def unescaped(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Returns the column with characters for HTML entities, as "&amp;"; few texts have any."""
+    whole = tables.one_chunk(column)
+    odd = pc.fill_null(pc.match_substring_regex(whole, '&#?[A-Za-z0-9]+;'), False)
+    texts = [html.unescape(text) for text in whole.filter(odd).to_pylist()]
+    return pa.chunked_array([pc.replace_with_mask(whole, odd, pa.array(texts, pa.string()))]) if texts else column
 
 
 def maps(columns: Mapping[str, pa.ChunkedArray | pa.Array]) -> pa.MapArray:
