@@ -63,9 +63,10 @@ def load(name: str, data_dir: str | os.PathLike | None = None, *, filters: Filte
         is wrong with the files (file, line, column).
     """
     found = entry(name)
+    known = found.options
     for key in options:
-        if key not in found.options:
-            raise UserError(f'dataset "{name}" has no option "{key}".{nearest(key, found.options)}')
+        if key not in known:
+            raise UserError(f'dataset "{name}" has no option "{key}".{nearest(key, known)}')
     bad = raw.BadRows(on_bad_row)
     root = pathlib.Path(data_dir).expanduser() if data_dir else None
     if root and (root / 'dataset.json').is_file():
@@ -79,7 +80,7 @@ def load(name: str, data_dir: str | os.PathLike | None = None, *, filters: Filte
         if root is None and not found.place:
             raise UserError(f'dataset "{name}" needs the folder of its raw files, or one to fetch '
                             f'them to: give --data_dir=DIR (in a config: data.data_dir)')
-        options = found.options | options
+        options = known | options
         files = find(found, root, options) if found.files else {}
         return ingest(found.reader(files, bad, **_placed(found, root, options)), filters, out and pathlib.Path(out),
                       recipe={**options, 'catalog': name})

@@ -62,7 +62,8 @@ def test_no_column_of_ratings_or_times_is_no_rating_and_no_time():
 
 @pytest.mark.parametrize('ids', [
     pa.array([7, 8, 7]), pa.array([7, 8, 7], pa.uint16()), pa.array(['7', '8', '7'], pa.large_string()),
-    pa.array([b'7', b'8', b'7']), pa.array(['7', '8', '7']).dictionary_encode(), pa.array(['7', '8', '7'], pa.string_view())],
+    pa.array([b'7', b'8', b'7']), pa.array(['7', '8', '7']).dictionary_encode(),
+    pa.array(['7', '8', '7'], pa.string_view())],
     ids=lambda x: str(x.type)[:12])
 def test_ids_of_any_type_are_strings(ids):
     assert column(load(own(user_id=ids)), 'user_id') == ['7', '8', '7']
@@ -210,7 +211,8 @@ def test_attributes_from_texts_and_lists(genres, separator, wanted):
 
 def test_a_list_of_texts_may_be_a_detail():
     rows = own(item_id=[1, 2, 3], tags=[['a', 'b'], [], None])
-    assert [row['details'] for row in load(rows, places={'items': 'own'}, title='', details='tags').items.to_pylist()] == [
+    assert [row['details'] for row in load(rows, places={'items': 'own'}, title='',
+                                           details='tags').items.to_pylist()] == [
         [('tags', 'a, b')], [], []]
 
 

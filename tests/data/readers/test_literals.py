@@ -12,7 +12,7 @@ import pytest
 
 from tests.data.readers import mutations
 from xrec_jax.data import raw
-from xrec_jax.data.readers import literals
+from xrec_jax.data.readers import jsonlines, literals
 from xrec_jax.errors import UserError
 
 FIELDS = pa.schema([('id', pa.string()), ('hours', pa.float64()), ('tags', pa.list_(pa.string()))])
@@ -86,13 +86,13 @@ def test_what_json_has_not_is_left_to_python(line):
 @pytest.mark.parametrize('line', [
     "{'a': true}", "{'a': null}", "{'a': NaN}", "{'a': TrTrueue}", "{'a': 1True}", "{'a': __import__('os')}",
     "{'a': 'b}", "{'a': 'b\\'}", "{'a': '\\x4'}", "{'a': '\\U0011ffff'}", "{'a': '\\U0001f6'}", '{"a": uu"b"}',
-    "{'a': 1} {'a': 2}",     "[{'a': 1}]", "{'a': 1", "{\\'a\\': 1}", '', 'None'])
+    "{'a': 1} {'a': 2}", "[{'a': 1}]", "{'a': 1", "{\\'a\\': 1}", '', 'None'])
 def test_what_is_no_dict_is_not_rewritten(line):
     assert literals.as_json(line.encode() + b'\n') is None
 
 
 def stream(path: pathlib.Path, bad: raw.BadRows) -> list[tuple[int, dict]]:
-    return [(int(line), row) for part in literals.stream(raw.on_disk(path), FIELDS, bad)
+    return [(int(line), row) for part in jsonlines.stream(literals.as_json_lines(raw.on_disk(path), bad), FIELDS, bad)
             for line, row in zip(part.lines, part.columns.to_pylist())]
 
 
@@ -135,3 +135,43 @@ def test_bad_lines_are_passed_over_and_counted(tmp_path):
     rows = stream(tmp_path / 'x.gz', bad)
     assert [(line, row['id']) for line, row in rows] == [(n, str(n)) for n in (1, 4, 7, 9, 10)]
     assert bad.skipped == {'x.gz': 5}
+
+
+# ------------------------------------------------------------------------------ as `jsonlines.objects`
+
+
+def published(folder: pathlib.Path, text: str) -> raw.RawFile:
+    (folder / 'x.jsonl').write_bytes(text.encode())
+    return raw.on_disk(folder / 'x.jsonl')
+
+
+def objects(file: raw.RawFile, policy: str = 'raise') -> tuple[list, raw.BadRows]:
+    bad = raw.BadRows(policy)
+    return list(jsonlines.objects(literals.as_json_lines(file, bad), bad)), bad
+
+
+def test_literals_are_parsed_and_never_evaluated(tmp_path):
+    file = published(tmp_path, (
+        """{u'asin': u'B01', 'price': 5.5, "t": "it's", 'ok': True, 'no': None, 'p': ('a', 1)}\n"""
+        """{'t': '6" \\'pipe\\' \\xe9\\u00e9 \\ud83d\\ude00 \\ud83d', 'c': [['a', 'b'], []], 'x': u"\\/"}\n"""))
+    assert objects(file)[0] == [
+        (1, {'asin': 'B01', 'price': 5.5, 't': "it's", 'ok': True, 'no': None, 'p': ['a', 1]}),
+        (2, {'t': '6" \'pipe\' éé 😀 \ufffd', 'c': [['a', 'b'], []], 'x': '\\/'})]
+
+
+@pytest.mark.parametrize('line', [
+    "__import__('os').system('true')", "{'a': open('/etc/passwd')}", "{'a': [x for x in ()]}", "{'a': 1 + }", "{'a': 'b}",
+    '{' * 200 + '}' * 200, '-' * 100_000 + '1', '1+' * 100_000 + '1', "{[]: 1}", "{'a': '\\x4'}", '',
+    "{'a': 9**9**9}",
+    "{'a': " + '9' * 5000 + '}', "{'a': '\x00'}"])
+def test_what_is_no_literal_is_named(tmp_path, line):
+    file = published(tmp_path, f"{{'a': 1}}\n{line}\n{{'a': 3}}\n")
+    with pytest.raises(UserError, match='x.jsonl, line 2: is not (a Python literal|JSON)'):
+        objects(file)
+    rows, bad = objects(file, 'skip')
+    assert rows == [(1, {'a': 1}), (3, {'a': 3})] and bad.skipped == {'x.jsonl': 1}
+
+
+def test_a_literal_that_is_no_object_is_named(tmp_path):
+    with pytest.raises(UserError, match='x.jsonl, line 1: should be an object, is list'):
+        objects(published(tmp_path, "['a']\n"))

@@ -130,12 +130,18 @@ def test_many_quotes_in_mid_field_stay_cheap(tmp_path):
 
 
 @pytest.mark.parametrize('data, message', [
-    (b'a' * 200_000 + b',b\n1,2\n', 'x.csv, line 1: is not a row of names'), (b'', 'x.csv: is empty'), (b'a,b\n', 'x.csv: has no rows'), (b'a,b\n\n\n', 'x.csv: has no rows'),
+    (b'', 'x.csv: is empty'),
+    (b'a,b\n', 'x.csv: has no rows'), (b'a,b\n\n\n', 'x.csv: has no rows'),
     ('a,b\n1,2\n'.encode('utf-16'), 'x.csv, line 1: .*UTF-16'),
     (b'"a,b\n1,2\n', 'x.csv, line 1: is not a row of fields')])
 def test_a_file_that_is_none_is_refused(tmp_path, data, message):
     with pytest.raises(UserError, match=message):
         read(publish(tmp_path, data))
+
+
+def test_a_first_line_that_is_no_row_of_names(tmp_path):
+    with pytest.raises(UserError, match='x.csv, line 1: is not a row of names .field larger'):
+        read(publish(tmp_path, 'a' * 200_000 + ',b\n1,2\n'))
 
 
 @pytest.mark.parametrize('options, message', [

@@ -39,7 +39,7 @@ from xrec_jax.data.entry import Entry
 from xrec_jax.data.fetch import Download
 from xrec_jax.data.ingest import Source, nothing
 from xrec_jax.data.raw import BadRows, RawFile
-from xrec_jax.data.readers import jsonlines, records
+from xrec_jax.data.readers import jsonlines, literals, records
 from xrec_jax.data.readers.records import Records
 from xrec_jax.errors import UserError
 
@@ -56,7 +56,8 @@ def amazon_2014(files: Mapping[str, RawFile], bad: BadRows, *, category: str = '
                 aspects: bool = False) -> Source:
     """`aspects` gives each review the words of its author that stand in it: see `Aspects`."""
     words = _read_aspects(files) if aspects else None
-    return _source(2014, files['reviews_{category}{core}.json'], files.get('meta_{category}.json'), bad, category,
+    meta = files.get('meta_{category}.json')
+    return _source(2014, files['reviews_{category}{core}.json'], meta and literals.as_json_lines(meta, bad), bad, category,
                    five_core, lambda part: _until_2018(part, words), _item_2014)
 
 
@@ -77,7 +78,7 @@ def _source(year: int, reviews: RawFile, meta: RawFile | None, bad: BadRows, cat
     return Source(
         name=f'amazon-{year}-{category}' + five_core * '-5-core', file=reviews,
         interactions=map(events, jsonlines.stream(reviews, fields, bad)), users=nothing,
-        items=(lambda: _items(meta, bad, item, literals=year == 2014)) if meta else nothing,
+        items=(lambda: _items(meta, bad, item)) if meta else nothing,
         rating_scale=(1.0, 5.0), domain=DOMAINS.get(category, PRODUCTS), licence=LICENCE, bad=bad, unmet_stay=False)
 
 
@@ -131,10 +132,10 @@ def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
 # -------------------------------------------------------------------------------------- metadata
 
 
-def _items(file: RawFile, bad: BadRows, item: Callable[[Mapping], tuple], literals: bool) -> Iterator[pa.Table]:
+def _items(file: RawFile, bad: BadRows, item: Callable[[Mapping], tuple]) -> Iterator[pa.Table]:
     """Yields tables of `tables.ITEMS`; `item` makes (id, title, attributes, details) of a line."""
     rows = []
-    for line, row in jsonlines.objects(file, bad, literals=literals):
+    for line, row in jsonlines.objects(file, bad):
         try:
             rows.append(item(row))
         except ValueError as error:

@@ -3,21 +3,18 @@
 1. `stream`: the named fields of each line as typed columns. A block goes through Arrow's parser; where it
    refuses one, the piece of some hundred kilobytes that holds the odd line goes through Python's, which
    finds the line and the field. Both give the same columns for the same lines
-2. `objects`: each line as a dictionary, for files whose fields change their types (metadata), and for
-   those of Python literals instead of JSON, which are parsed and never evaluated
+2. `objects`: each line as a dictionary, for files whose fields change their types (metadata)
 
 Half a surrogate pair (an emoji that a crawler cut in two, "\\ud83d" alone) is no character: U+FFFD stands
-for it in what is returned.
+for it in what is returned. Files of Python literals are read here too, by way of `literals.as_json_lines`.
 """
 
-import ast
 import collections
 import io
 import json
 import math
 import re
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,9 +26,6 @@ from xrec_jax.data.raw import BadRows, Block, RawFile
 from xrec_jax.data.readers.records import Records
 
 PIECE = 1 << 18  # bytes of a refused block that are tried together
-# Of a Python literal: strings that need no escape with what stands between; another string; a word.
-_TOKENS = re.compile(r"""((?:'[^'"\\]*'|[^'"\\uNTF]++)++)|u?("[^"\\]*(?:\\.[^"\\]*)*"|'[^'\\]*(?:\\.[^'\\]*)*')"""
-                     r'|\b(None|True|False)\b', re.DOTALL)
 _SURROGATE = re.compile(rb'\\u[dD][89a-fA-F]|\\U0000[dD][89a-fA-F]')
 
 
@@ -51,13 +45,10 @@ def stream(file: RawFile, fields: pa.Schema, bad: BadRows) -> Iterator[Records]:
             yield _by_python(file, piece, fields, bad) if records is None else records
 
 
-def objects(file: RawFile, bad: BadRows, *, literals: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields (line, object) of every line of JSON, or of Python literals, as `{'asin': u'x', 'price': 5}`.
-
-    Of a key that stands twice the last value counts.
-    """
+def objects(file: RawFile, bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (line, object) of every line; of a key that stands twice the last value counts."""
     for block in _blocks(file):
-        for line, row, _ in _objects(file, block, _literal if literals else json.loads, bad):
+        for line, row, _ in _objects(file, block, bad):
             yield line, row
 
 
@@ -110,52 +101,29 @@ def _by_arrow(file: RawFile, block: Block, fields: pa.Schema, bad: BadRows) -> R
 
 def _by_python(file: RawFile, block: Block, fields: pa.Schema, bad: BadRows) -> Records:
     rows, lines, kinds = [], [], {field.name: field.type for field in fields}
-    for line, row, text in _objects(file, block, json.loads, bad):
+    for line, row, text in _objects(file, block, bad):
         if (row := _typed(file, line, row, text, kinds, bad)) is not None:
             rows.append(row)
             lines.append(line)
     return Records(file, pa.Table.from_pylist(rows, fields), np.array(lines, np.int64), bad)
 
 
-def _objects(file: RawFile, block: Block, parse: Callable[[str], Any], bad: BadRows
-             ) -> Iterator[tuple[int, dict[str, Any], str]]:
+def _objects(file: RawFile, block: Block, bad: BadRows) -> Iterator[tuple[int, dict[str, Any], str]]:
     """Yields line, object and text of each line that is an object."""
-    kind = 'JSON' if parse is json.loads else 'a Python literal'
     for line, data in enumerate(block.data.split(b'\n')[:-1], block.line):
         try:
             text = data.decode('utf-8')
-            row = parse(text)
+            row = json.loads(text)
         except UnicodeDecodeError as error:
             bad.report(file, line, f': byte 0x{data[error.start]:02x} is not UTF-8')
-        except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError) as error:
+        except (ValueError, RecursionError) as error:
             reason = str(error).split('(')[0].strip() or type(error).__name__
-            bad.report(file, line, f': is not {kind} ({reason}): {data[:80]!r}')
+            bad.report(file, line, f': is not JSON ({reason}): {data[:80]!r}')
         else:
             if isinstance(row, dict):
                 yield line, _sound(row) if _SURROGATE.search(data) else row, text
             else:
                 bad.report(file, line, f': should be an object, is {type(row).__name__}: {data[:80]!r}')
-
-
-def _literal(text: str) -> Any:
-    """What `ast.literal_eval` makes of the text: by way of JSON, where that can be, which is far quicker."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # '\/' is no escape; Python warns and takes it as it stands
-        try:
-            return json.loads(_TOKENS.sub(_to_json, text))
-        except ValueError:
-            return ast.literal_eval(text)
-
-
-def _to_json(tokens: re.Match) -> str:
-    plain, string, word = tokens.groups()
-    if plain:
-        return plain.replace("'", '"')
-    if word:
-        return {'None': 'null', 'True': 'true', 'False': 'false'}[word]
-    if '\\' in string:
-        return json.dumps(ast.literal_eval(string))
-    return string if string[0] == '"' else '"' + string[1:-1].replace('"', '\\"') + '"'
 
 
 def _sound(value: Any) -> Any:

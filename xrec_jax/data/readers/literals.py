@@ -1,4 +1,4 @@
-"""Python literals, one dict a line, read as JSON lines are: by whole blocks.
+"""Python literals, one dict a line, made into JSON lines by whole blocks.
 
 Some publishers wrote the `repr` of each record where JSON was meant: `{u'id': u'620', u'free': False}`.
 `ast.literal_eval` reads that, a line at a time and slowly. `as_json` rewrites many lines at once, three times
@@ -18,8 +18,6 @@ import pyarrow as pa
 import pyarrow.json
 
 from xrec_jax.data.raw import BadRows, Block, RawFile
-from xrec_jax.data.readers import jsonlines
-from xrec_jax.data.readers.records import Records
 
 PIECE = 1 << 18  # bytes that are rewritten together
 # Where no quote is escaped: the first kind of string may hold quotation marks, the second apostrophes.
@@ -28,14 +26,14 @@ NAMES = ((b'True', b'true'), (b'False', b'false'), (b'None', b'null'))
 OUTSIDE = b'{}[]:,-+.0123456789eE \n"'  # what stands outside of strings but for names; " for a string
 
 
-def stream(file: RawFile, fields: pa.Schema, bad: BadRows) -> Iterator[Records]:
-    """`jsonlines.stream` of a file of Python literals, with the same promises."""
-    return jsonlines.stream(_AsJson(**vars(file), bad=bad), fields, bad)
+def as_json_lines(file: RawFile, bad: BadRows) -> RawFile:
+    """A file of Python literals as one of JSON, for `jsonlines`; `bad` is told of lines that are no literals."""
+    return _AsJson(**vars(file), bad=bad)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _AsJson(RawFile):
-    """A file of Python literals that gives blocks of JSON; `bad` is told of lines that are no literals."""
+    """Gives its blocks in JSON."""
 
     bad: BadRows
 

@@ -22,7 +22,8 @@ come last. Playing times are left out. Tags and prices come from steam_games.jso
 `steam_200k` reads steam-200k.csv: the rows 'purchase'; of 'play' (hours) a purchase always stands before.
 Games have no ids but their names, and no tags.
 
-Popularity is the number of interactions in the files, before filters.
+Popularity is the number of interactions in the files, before filters; of Australians, that of libraries which
+hold a game.
 """
 
 import collections
@@ -72,7 +73,7 @@ def steam(files: Mapping[str, RawFile], bad: BadRows, *, attributes: str = 'tags
     met = collections.Counter()
 
     def interactions() -> Iterator[pa.Table]:
-        for review in literals.stream(files[REVIEWS], REVIEW, bad):
+        for review in jsonlines.stream(literals.as_json_lines(files[REVIEWS], bad), REVIEW, bad):
             # Not `filled`: a name for show may be of characters that show nothing.
             review.require(pc.not_equal(review['username'], ''), 'username', 'should not be empty')
             time = records.seconds(review['date'], _DATE, '%Y-%m-%d')
@@ -104,7 +105,7 @@ def steam_australian(files: Mapping[str, RawFile], bad: BadRows, *, owned: bool 
     met, names = collections.Counter(), {}
 
     def library() -> Iterator[Records]:
-        for user in literals.stream(files[LIBRARIES], LIBRARY, bad):
+        for user in jsonlines.stream(literals.as_json_lines(files[LIBRARIES], bad), LIBRARY, bad):
             item = _one_a_row(user, 'items')
             records.matching(item, 'item_id', _ID, 'should be the number of a game')
             item = item.kept()
@@ -175,7 +176,7 @@ def steam_200k(files: Mapping[str, RawFile], bad: BadRows) -> Source:
 
 def _reviews(file: RawFile, bad: BadRows) -> Iterator[pa.Table]:
     """Yields the reviews of Australian users as interactions."""
-    for user in literals.stream(file, USER_REVIEWS, bad):
+    for user in jsonlines.stream(literals.as_json_lines(file, bad), USER_REVIEWS, bad):
         review = _one_a_row(user, 'reviews')
         time = records.seconds(review['posted'], _POSTED, 'Posted %B %d, %Y.')
         this_year = pc.match_substring_regex(review['posted'], _POSTED_THIS_YEAR)
@@ -225,7 +226,7 @@ def _check_attributes(attributes: str) -> None:
 def _games(file: RawFile, bad: BadRows, attributes: str) -> Iterator[tuple[str, str | None, list[str], dict[str, str]]]:
     """Yields id, title, attributes and details of each game in steam_games.json that has an id."""
     (other,) = (name for name in ATTRIBUTES if name != attributes)
-    for line, game in jsonlines.objects(file, bad, literals=True):
+    for line, game in jsonlines.objects(literals.as_json_lines(file, bad), bad):
         if game.get('id') is None:
             continue
         if fault := _fault(game):
