@@ -64,9 +64,15 @@ class RawFile:
         truncated; else a line end is added. Raises UserError, with the line, for a file that is missing,
         empty, truncated or damaged, and for a line of more than MAX_LINE bytes.
         """
+        blocks = self._blocks(size, whole_lines)
+        first = next(blocks)
+        if len(first.data) < size // 2:  # most likely all of it: not worth a thread
+            yield first
+            yield from blocks
+            return
         with futures.ThreadPoolExecutor(1) as pool:
-            blocks = self._blocks(size, whole_lines)
             coming = pool.submit(next, blocks, None)
+            yield first
             while block := coming.result():
                 coming = pool.submit(next, blocks, None)
                 yield block
