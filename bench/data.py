@@ -21,7 +21,7 @@ import gzip
 import json
 import os
 import pathlib
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -34,7 +34,8 @@ import pyarrow.compute as pc
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-USERS, ITEMS = 138_493, 27_277  # of MovieLens-20M; its 27,278 movies but one, for a prime
+USERS, ITEMS = 138_493, 27_277  # MovieLens-20M's, but one of its 27,278 movies: this is a prime
+STARS = np.array('0.5 1.0 1.5 2.0 2.5 3.0 3.5 4.0 4.5 5.0'.split())
 WORDS = np.array('the a great bad story hero book read again never liked plot slow fast funny sad end start '
                  'series author page life war love ghost space horse dog train music old new'.split())
 
@@ -52,8 +53,8 @@ def write_movielens(folder: pathlib.Path, num_rows: int) -> None:
             user = rows * USERS // num_rows
             first = -(-user * num_rows // USERS)  # the first row of this user
             item = (start[user] + (rows - first) * stride[user]) % ITEMS
-            columns = (user + 1, item + 1, rng.integers(1, 11, len(rows)) / 2, 10**9 + rng.integers(0, 10**8, len(rows)))
-            _write_lines(file, _join(columns, ','))
+            stars, when = STARS[rng.integers(0, 10, len(rows))], 10**9 + rng.integers(0, 10**8, len(rows))
+            _write_lines(file, _join((user + 1, item + 1, stars, when), ','))
     with open(folder / 'movies.csv', 'w') as file:
         file.write('movieId,title,genres\n')
         file.writelines(f'{i + 1},"Movie, The {i} (1999)",Drama|War\n' for i in range(ITEMS))
@@ -140,7 +141,7 @@ def protocols(folder: pathlib.Path) -> dict:
     from xrec_jax.data import protocols as p, tables
     dataset, seconds = tables.read(folder / 'prepared'), {}
     for name, run in {
-            'random_target': lambda: p.random_target(dataset, num_samples=1_000_000, seed=0),
+            'random_target': lambda: p.random_target(dataset, num_samples=dataset.interactions.num_rows // 20, seed=0),
             'leave_one_out': lambda: p.leave_one_out(dataset, seed=0),
             'user_temporal': lambda: p.user_temporal(dataset, seed=0)}.items():
         start = time.perf_counter()
@@ -149,7 +150,26 @@ def protocols(folder: pathlib.Path) -> dict:
     return {'rows': dataset.interactions.num_rows, 'seconds': sum(seconds.values()), **seconds}
 
 
-MEASUREMENTS = {run.__name__: run for run in (movielens, movielens_peer, amazon, amazon_peer, protocols)}
+def batches(folder: pathlib.Path, batch_size: int = 16_384) -> dict:
+    """One pass over id-only training examples, the order of the pass included."""
+    from xrec_jax.data import batches as b, protocols as p, tables
+    train = p.leave_one_out(tables.read(folder / 'prepared'), seed=0)['train']
+    columns = {'user': train.user, 'item': train.item, 'label': train.label}
+    start, rows = time.perf_counter(), 0
+    for batch in b.prefetched(b.batches(columns, batch_size=batch_size, seed=0)):
+        rows += int(batch['mask'].sum())
+    seconds = time.perf_counter() - start
+    assert rows == len(train.user)
+    return {'rows': rows, 'seconds': seconds}
+
+
+MEASUREMENTS = {run.__name__: run for run in (
+    movielens, movielens_peer, amazon, amazon_peer, protocols, batches)}
+
+
+def peak_gib() -> float:
+    """Peak resident memory of this process. (`getrusage` would count its parent's, from before exec.)"""
+    return int(re.search(r'VmHWM:\s+(\d+)', pathlib.Path('/proc/self/status').read_text())[1]) / 2**20
 
 
 def measure(name: str, folder: pathlib.Path) -> dict:
@@ -175,7 +195,7 @@ def folder_in(parent: str | None) -> Iterator[pathlib.Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--only', default='movielens,amazon,protocols,batches')
+    parser.add_argument('--only', default='movielens,amazon,protocols,batches', help='some of these, by commas')
     parser.add_argument('--scale', type=float, default=1.0, help='of 20 M ratings and 50 M reviews')
     parser.add_argument('--parent', help='folder for the temporary files')
     parser.add_argument('--measure', help=argparse.SUPPRESS)
@@ -183,7 +203,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.measure:
         result = MEASUREMENTS[arguments.measure](pathlib.Path(arguments.folder))
-        print(json.dumps(result | {'peak_gib': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}))
+        print(json.dumps(result | {'peak_gib': peak_gib()}))
         return
     only = arguments.only.split(',')
     try:
@@ -191,12 +211,13 @@ def main() -> None:
         peer = measure
     except ImportError:
         peer = lambda name, folder: None
-    if {'movielens', 'protocols'} & set(only):
+    if {'movielens', 'protocols', 'batches'} & set(only):
         with folder_in(arguments.parent) as folder:
             write_movielens(folder, int(20_000_000 * arguments.scale))
             show('movielens', measure('movielens', folder), peer('movielens_peer', folder))
-            if 'protocols' in only:
-                show('protocols', measure('protocols', folder))
+            for name in ('protocols', 'batches'):
+                if name in only:
+                    show(name, measure(name, folder))
     if 'amazon' in only:
         for share in (0.5, 1.0):
             with folder_in(arguments.parent) as folder:

@@ -316,6 +316,8 @@ def test_options_may_repeat_but_not_contradict_a_prepared_folder(tmp_path):
     catalog.load('simulated', out=tmp_path / 'p', **TINY)
     again = catalog.load('simulated', tmp_path / 'p', num_users=6, attributes_per_item=(1, 2))
     assert again.users.num_rows == 6
+    defaults = catalog.entry('simulated').options  # as a config gives them, all of them
+    assert catalog.load('simulated', tmp_path / 'p', **defaults).users.num_rows == 6 != defaults['num_users']
     with pytest.raises(UserError, match='was prepared with num_users=6, not 7; give num_users=6 here too'):
         catalog.load('simulated', tmp_path / 'p', num_users=7)
     with pytest.raises(UserError, match='Did you mean "num_users"'):

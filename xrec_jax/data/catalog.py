@@ -100,7 +100,10 @@ def _placed(found: Entry, root: pathlib.Path | None, options: dict[str, Any]) ->
 
 
 def _prepared(name: str, root: pathlib.Path, filters: Filters, options: dict[str, Any]) -> tables.Dataset:
-    """Reads what `prepare` wrote; `options` and `filters` may only repeat what is on record there."""
+    """Reads what `prepare` wrote; `options` and `filters` may only repeat what is on record there.
+
+    An option at its default says nothing, as it stands so in every config.
+    """
     dataset = tables.read(root)
     if (there := dataset.recipe.get('catalog', dataset.name)) != name:
         raise UserError(f'{root}: is the prepared dataset "{there}", not "{name}"; give its '
@@ -108,7 +111,7 @@ def _prepared(name: str, root: pathlib.Path, filters: Filters, options: dict[str
     plain = lambda value: json.loads(json.dumps(value))  # tuples are lists there
     record = plain(dict(dataset.recipe))
     for key, value in options.items():
-        if key in record and plain(value) != record[key]:
+        if key in record and plain(value) not in (record[key], plain(CATALOG[name].options[key])):
             raise UserError(f'{root}: was prepared with {key}={record[key]}, not {value}; give '
                             f'{key}={record[key]} here too, or prepare it again')
     made_with = record.get('filters', describe(Filters()))

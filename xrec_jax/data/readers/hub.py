@@ -17,6 +17,7 @@ from xrec_jax.data.raw import BadRows, RawFile
 from xrec_jax.data.readers import nested
 from xrec_jax.data.readers.records import Records
 from xrec_jax.errors import UserError, nearest
+from xrec_jax.runs import progress
 
 
 def place(path: str, split: str) -> RawFile:
@@ -47,6 +48,8 @@ def _load(path: str, split: str, revision: str) -> Any:
     try:
         import datasets  # takes seconds, and nothing else needs it
 
+        if not progress.CONSOLE.is_terminal:
+            datasets.disable_progress_bars()
         if (folder / 'dataset_dict.json').is_file() or (folder / 'state.json').is_file():
             if subset or revision:
                 raise UserError(f'{path}: was written by save_to_disk and has splits only, no subset or revision')

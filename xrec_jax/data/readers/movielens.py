@@ -216,7 +216,7 @@ def _check_length(file: RawFile, lines: np.ndarray, published: Mapping[str, int]
     if right and rows != right:
         what = 'truncated' if rows < right else 'not the published one'
         raise UserError(f'{file.label}: has {rows:,} lines where the published file has {right:,}: it is {what}; '
-                        'get it again')
+                        'get it again (option whole=False reads it as it stands)')
 
 
 def _archive(name: str, md5: str = '') -> tuple[Download, ...]:
