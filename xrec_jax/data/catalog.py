@@ -123,14 +123,13 @@ def _prepared(name: str, root: pathlib.Path, filters: Filters, options: dict[str
 
 def find(found: Entry, root: pathlib.Path, options: Mapping[str, Any]) -> dict[str, raw.RawFile]:
     """The raw files of an entry, by their names there; fetched where they are missing."""
-    if root.is_file():
-        raise UserError(f'{root}: is a file; data_dir is the folder that holds {", ".join(found.files)}')
-
     words = found.words(**options)
 
     def fill(text: str) -> str:
         return text.format(**options, **words)
 
+    if root.is_file():
+        raise UserError(f'{root}: is a file; data_dir is the folder that holds {", ".join(map(fill, found.files))}')
     downloads = [dataclasses.replace(d, url=fill(d.url)) for d in found.downloads]
     for download in downloads:
         fetch.verify(download, root)
