@@ -75,6 +75,14 @@ def ingest(source: Source, filters: Filters = Filters(), directory: pathlib.Path
         return tables.read(fresh)  # checked before it takes its place, and mapped: its move is not felt
 
 
+def _write(folder: pathlib.Path, source: Source, filters: Filters, spool: '_Spool', recipe: Mapping[str, Any]) -> None:
+    """Apart from `ingest`, so that what it holds in memory is gone before the result is read."""
+    dataset, batches = _ingest(source, filters, spool, recipe)
+    with _watched(f'{source.name}: writing', 'rows') as advance:
+        written = tables.write_table(folder, 'interactions', map(advance, batches))
+    tables.write_rest(folder, dataset, written)
+
+
 def narrow(dataset: tables.Dataset, filters: Filters) -> tables.Dataset:
     """What `ingest` would have made with these filters of the source of `dataset`, which had none."""
     if not filters.active:
@@ -168,7 +176,7 @@ class _Numbers:
         self._waiting.append(pc.dictionary_encode(tables.one_chunk(ids)))
         self._size += len(self._waiting[-1].dictionary)
         # Together only now and then: each time costs as much as all ids seen so far.
-        if self._size > max(MANY, 2 * len(self._ids)):
+        if self._size > max(MANY, len(self._ids) // 2):
             self._merge()
 
     def _merge(self) -> None:
@@ -272,7 +280,9 @@ def _owners(schema: pa.Schema, described: Callable[[], Iterable[pa.Table]], code
     extra = np.flatnonzero(met & (row < 0))
     if len(extra):
         row[extra] = listed.num_rows + np.arange(len(extra))
-        listed = pa.concat_tables([listed, tables.table(schema, **{schema.names[0]: ids.take(pa.array(extra))})])
+        extra_ids = ids if len(extra) == len(ids) else ids.take(pa.array(extra))
+        unlisted = tables.table(schema, **{schema.names[0]: extra_ids})
+        listed = pa.concat_tables([listed, unlisted]) if listed.num_rows else unlisted
     return row[code], listed.combine_chunks()
 
 

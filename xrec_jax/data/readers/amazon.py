@@ -57,8 +57,9 @@ def amazon_2014(files: Mapping[str, RawFile], bad: BadRows, *, category: str = '
     """`aspects` gives each review the words of its author that stand in it: see `Aspects`."""
     words = _read_aspects(files) if aspects else None
     meta = files.get('meta_{category}.json')
-    return _source(2014, files['reviews_{category}{core}.json'], meta and literals.as_json_lines(meta, bad), bad, category,
-                   five_core, lambda part: _until_2018(part, words), _item_2014)
+    meta = meta and literals.as_json_lines(meta, bad)
+    return _source(2014, files['reviews_{category}{core}.json'], meta, bad, category, five_core,
+                   lambda part: _until_2018(part, words), _item_2014)
 
 
 def amazon_2018(files: Mapping[str, RawFile], bad: BadRows, *, category: str = 'Books', five_core: bool = False
