@@ -102,19 +102,29 @@ class Encoder:
         done, vectors = 0, []
         while done < len(order):
             width = self._width(len(rows[order[done]]))
-            size = max(1, self.tokens_per_batch // width)
-            batch = [rows[at] for at in order[done:done + size]]
+            batch = [rows[at] for at in order[done:done + self._size(width)]]
             done += len(batch)
-            batch += [()] * (size - len(batch))  # the last batch gets the shape of the others
-            tokens, mask = jax.device_put(pad(batch, width, 'right'))
-            vectors.append(embed(self.params, tokens, mask, config=self.config, pooling=self.pooling,
-                                 normalize=self.normalize))
+            vectors.append(self._embed(batch, width))
         # Fetched at the end: the device does not wait for us between batches.
         ordered = np.concatenate(jax.device_get(vectors))[:len(order)]
         result = np.empty_like(ordered)
         result[order] = ordered
         index = {text: at for at, text in enumerate(distinct)}
         return result[[index[text] for text in texts]]
+
+    def compile(self, length: int) -> None:
+        """Compiles what texts of up to `length` tokens need."""
+        for width in range(BUCKET, self._width(length) + 1, BUCKET):
+            self._embed([], width)
+
+    def _embed(self, batch: list[np.ndarray], width: int) -> jax.Array:
+        """Vectors [B, d] of rows of tokens, filled up with empty rows to the one batch size of this width."""
+        batch = [*batch, *[()] * (self._size(width) - len(batch))]
+        tokens, mask = jax.device_put(pad(batch, width, 'right'))
+        return embed(self.params, tokens, mask, config=self.config, pooling=self.pooling, normalize=self.normalize)
+
+    def _size(self, width: int) -> int:
+        return max(1, self.tokens_per_batch // width)
 
     def _width(self, length: int) -> int:
         """The width of a batch whose longest text has `length` tokens."""

@@ -6,6 +6,7 @@
   `encode`           texts → ExpCTR eq. 11
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -67,4 +68,14 @@ def _click_width(task: Task) -> int:
 
 def encode(task: Task, texts: Sequence[str]) -> np.ndarray:
     """Sentence vectors float32 [N, d] (ExpCTR eq. 11)."""
+    _compile_encoder(task)
     return task.encoder.encode(texts)
+
+
+@functools.cache
+def _compile_encoder(task: Task) -> None:
+    """Meets all lengths that are to be expected at once, so that nothing compiles when a long text comes late.
+
+    An encoder may need half as many tokens again as the writer, and [CLS] and [SEP].
+    """
+    task.encoder.compile(max(64, task.config.generate.max_length * 3 // 2 + 2))
