@@ -23,6 +23,12 @@ def binary_cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array) 
     return masked_mean(optax.sigmoid_binary_cross_entropy(logits, labels), mask)
 
 
+def squared_error(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean over the mask of (sigmoid(logits) - labels)^2; labels in [0, 1], a rating's place on its scale."""
+    chex.assert_equal_shape([logits, labels, mask])
+    return masked_mean(jnp.square(jax.nn.sigmoid(logits) - labels), mask)
+
+
 def auc(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Area under the ROC curve in float32 by mid-ranks; NaN with one class.
 
@@ -42,8 +48,13 @@ def auc(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.where((num_positive > 0) & (num_negative > 0), area, jnp.nan)
 
 
+# (logits [N], labels [N], mask [N]) -> scalar.
+OBJECTIVES = {'click': binary_cross_entropy, 'rating': squared_error}
+
 # Higher is better: (logits [N], labels [N]) -> scalar.
 MONITORS = {
     'log_loss': lambda logits, labels: -binary_cross_entropy(logits, labels, jnp.ones_like(labels)),
     'auc': auc,
+    'rmse': lambda logits, labels: -jnp.sqrt(squared_error(logits, labels, jnp.ones_like(labels))),
+    'mae': lambda logits, labels: -jnp.mean(jnp.abs(jax.nn.sigmoid(logits) - labels)),
 }

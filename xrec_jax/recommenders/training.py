@@ -25,23 +25,28 @@ from xrec_jax.data import protocols
 from xrec_jax.errors import UserError, nearest
 from xrec_jax.recommenders import objectives
 from xrec_jax.recommenders.fields import Fields
+from xrec_jax.recommenders.predictor import History, Predictor
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """How a predictor is trained. Frozen and hashable: a static argument of `jit`."""
 
+    objective: str = 'click'       # or 'rating': objectives.OBJECTIVES
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2     # decoupled (AdamW), on the MLP's and the projection's kernels
     embedding_decay: float = 1e-2  # the same on embeddings and first-order weights
     batch_size: int = 256
     epochs: int = 50               # at most
     patience: int = 5              # epochs without a better validation score before it stops
-    monitor: str = 'log_loss'      # or 'auc', of the validation rows
+    monitor: str = 'log_loss'      # or 'auc', or of ratings 'rmse', 'mae': of the validation rows
     text_dropout: float = 0.2      # share of training rows whose explanation is withheld, so that
                                    # the ablation of ExpCTR eq. 13 has been trained for
 
     def __post_init__(self):
+        if self.objective not in objectives.OBJECTIVES:
+            raise UserError(f'objective: "{self.objective}" is nothing to train for.'
+                            f'{nearest(self.objective, objectives.OBJECTIVES)}')
         if self.monitor not in objectives.MONITORS:
             raise UserError(f'monitor: "{self.monitor}" is no score to stop by.'
                             f'{nearest(self.monitor, objectives.MONITORS)}')
@@ -54,15 +59,17 @@ class TrainConfig:
 
 
 @functools.partial(jax.tree_util.register_dataclass,
-                   data_fields=['user', 'item', 'label', 'text'], meta_fields=[])
+                   data_fields=['user', 'item', 'label', 'text', 'history', 'history_liked'], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class Rows:
     """What a predictor is trained on or asked: N pairs, each with its explanations or zeros."""
 
     user: jax.Array         # int32 [N], row in the users table
     item: jax.Array         # int32 [N], row in the items table
-    label: jax.Array        # float32 [N], 0 or 1
+    label: jax.Array        # float32 [N], 0 or 1; of ratings the place on their scale, 0 to 1
     text: jax.Array | None  # float32 [N, K, d]; None = no explanations
+    history: jax.Array | None = None        # int32 [N, L], rows in the items table, -1 pads; None = not wanted
+    history_liked: jax.Array | None = None  # bool [N, L]
 
 
 @functools.partial(
@@ -81,35 +88,45 @@ class State:
     best_epoch: jax.Array  # int32 [], the epoch (from 1) of best_params; 0 = none yet
 
 
-def make_rows(examples: protocols.Examples, text: np.ndarray | None = None,
-              index: np.ndarray | None = None) -> Rows:
-    """Rows on the device from `examples`; `index` [N] picks (and repeats) examples, one for each
-    of the explanations `text` [N, K, d]."""
+def make_rows(examples: protocols.Examples, text: np.ndarray | None = None, index: np.ndarray | None = None, *,
+              history: bool = False, scale: tuple[float, float] | None = None) -> Rows:
+    """Rows on the device from `examples`.
+
+    Args:
+      text: [N, K, d], the explanations; `index` [N] picks (and repeats) examples, one for each of them.
+      history: whether to hand in what came before the target, for models that look at it.
+      scale: of the ratings: the label is the rating's place on it, from 0 to 1. None: the label is the like.
+    """
     index = np.arange(len(examples.user)) if index is None else index
     if text is not None and (text.ndim != 3 or len(text) != len(index)):
         raise ValueError(f'text {text.shape} for {len(index)} rows: must be [N, K, d]')
+    label = examples.label if scale is None else (examples.rating - scale[0]) / (scale[1] - scale[0])
+    items, liked = examples.past.padded(index) if history else (None, None)
     return Rows(user=jnp.asarray(examples.user[index], jnp.int32),
                 item=jnp.asarray(examples.item[index], jnp.int32),
-                label=jnp.asarray(examples.label[index], jnp.float32),
-                text=None if text is None else jnp.asarray(text, jnp.float32))
+                label=jnp.asarray(label[index], jnp.float32),
+                text=None if text is None else jnp.asarray(text, jnp.float32),
+                history=None if items is None else jnp.asarray(items),
+                history_liked=None if liked is None else jnp.asarray(liked))
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'config'))
-def init_state(model: nn.Module, config: TrainConfig, fields: Fields, key: jax.Array) -> State:
+def init_state(model: Predictor, config: TrainConfig, fields: Fields, key: jax.Array) -> State:
     """State before the first epoch; pure, from one key."""
     return nn.unbox(_init(model, config, fields, key))
 
 
-def state_specs(model: nn.Module, config: TrainConfig, fields: Fields) -> State:
+def state_specs(model: Predictor, config: TrainConfig, fields: Fields) -> State:
     """The state's PartitionSpecs in logical axis names; shapes only, nothing is allocated."""
     return nn.get_partition_spec(
         jax.eval_shape(lambda: _init(model, config, fields, jax.random.key(0))))
 
 
-def _init(model: nn.Module, config: TrainConfig, fields: Fields, key: jax.Array) -> State:
+def _init(model: Predictor, config: TrainConfig, fields: Fields, key: jax.Array) -> State:
     init_key, key = jax.random.split(key)
-    one = jnp.zeros(1, jnp.int32)
-    params = model.init(init_key, *_features(fields, one, one))['params']
+    one, none = jnp.zeros(1, jnp.int32), jnp.full((1, 1), -1, jnp.int32)
+    rows = Rows(one, one, one, None, none, none > 0)
+    params = model.init(init_key, *_inputs(model, fields, rows))['params']
     return State(params=params, opt_state=_optimizer(config).init(params),
                  epoch=jnp.int32(0), key=key, best_params=params,
                  best_score=jnp.float32(-jnp.inf), best_epoch=jnp.int32(0))
@@ -129,14 +146,22 @@ def _optimizer(config: TrainConfig) -> optax.GradientTransformation:
         optax.scale_by_learning_rate(config.learning_rate))
 
 
-def _features(fields: Fields, user: jax.Array, item: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """ids int32 [B, Fu + Fi] and attributes int32 [B, A] of pairs."""
-    ids = jnp.concatenate([fields.user_fields[user], fields.item_fields[item]], axis=1)
-    return ids, fields.item_attributes[item]
+def _inputs(model: Predictor, fields: Fields, rows: Rows
+            ) -> tuple[jax.Array, jax.Array, jax.Array | None, History | None]:
+    """What `model` is called with: ids int32 [B, Fu + Fi], attributes int32 [B, A], text, history."""
+    ids = jnp.concatenate([fields.user_fields[rows.user], fields.item_fields[rows.item]], axis=1)
+    history = None
+    if model.uses_history:
+        mask = rows.history >= 0
+        past = jnp.maximum(rows.history, 0)
+        history = History(ids=jnp.where(mask[..., None], fields.item_fields[past], 0),
+                          attributes=jnp.where(mask[..., None], fields.item_attributes[past], 0),
+                          liked=rows.history_liked, mask=mask)
+    return ids, fields.item_attributes[rows.item], rows.text, history
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'config'))
-def run_epoch(model: nn.Module, config: TrainConfig, fields: Fields, state: State, train: Rows,
+def run_epoch(model: Predictor, config: TrainConfig, fields: Fields, state: State, train: Rows,
               valid: Rows) -> tuple[State, dict[str, jax.Array]]:
     """One pass over `train` in a new order, then a look at `valid`.
 
@@ -157,10 +182,10 @@ def run_epoch(model: nn.Module, config: TrainConfig, fields: Fields, state: Stat
         text = rows.text
         if text is not None:
             keep = jax.random.bernoulli(text_key, 1 - config.text_dropout, (size, 1, 1))
-            text = jnp.where(keep, text, 0.0)
-        logits = model.apply({'params': params}, *_features(fields, rows.user, rows.item), text,
-                             train=True, rngs={'dropout': dropout_key})
-        return objectives.binary_cross_entropy(logits, rows.label, mask)
+            rows = dataclasses.replace(rows, text=jnp.where(keep, text, 0.0))
+        logits = model.apply({'params': params}, *_inputs(model, fields, rows), train=True,
+                             rngs={'dropout': dropout_key})
+        return objectives.OBJECTIVES[config.objective](logits, rows.label, mask)
 
     def step(carry, batch):
         params, opt_state = carry
@@ -184,7 +209,7 @@ def run_epoch(model: nn.Module, config: TrainConfig, fields: Fields, state: Stat
     return state, {'loss': losses.sum() / num_rows, 'score': score}
 
 
-def _logits(model: nn.Module, params: Any, fields: Fields, rows: Rows, block: int = 4096):
+def _logits(model: Predictor, params: Any, fields: Fields, rows: Rows, block: int = 4096):
     """Logits [N], `block` rows at a time, so that memory does not grow with N."""
     num_rows = rows.user.shape[0]
     block = min(block, num_rows)
@@ -195,14 +220,17 @@ def _logits(model: nn.Module, params: Any, fields: Fields, rows: Rows, block: in
         return jnp.pad(x, [(0, pad)] + [(0, 0)] * (x.ndim - 1)).reshape(num_blocks, block, *x.shape[1:])
 
     def apply(rows):
-        return model.apply({'params': params}, *_features(fields, rows.user, rows.item), rows.text)
+        return model.apply({'params': params}, *_inputs(model, fields, rows))
 
     return jax.lax.map(apply, jax.tree.map(blocks, rows)).reshape(-1)[:num_rows]
 
 
 @functools.partial(jax.jit, static_argnames=('model',))
-def predict(model: nn.Module, params: Any, fields: Fields, rows: Rows) -> jax.Array:
-    """Scores s = sigmoid(logit), float32 [N]; with `rows.text` None, ExpCTR eq. 13's ablation."""
+def predict(model: Predictor, params: Any, fields: Fields, rows: Rows) -> jax.Array:
+    """Scores s = sigmoid(logit), float32 [N]: of clicks, or places on the scale of ratings.
+
+    With `rows.text` None, ExpCTR eq. 13's ablation.
+    """
     return jax.nn.sigmoid(_logits(model, params, fields, rows))
 
 
@@ -212,7 +240,7 @@ def finished(state: State, config: TrainConfig) -> bool:
     return epoch >= config.epochs or (epoch > 0 and epoch - best >= config.patience)
 
 
-def fit(model: nn.Module, config: TrainConfig, fields: Fields, train: Rows, valid: Rows, *,
+def fit(model: Predictor, config: TrainConfig, fields: Fields, train: Rows, valid: Rows, *,
         key: jax.Array | None = None, state: State | None = None,
         on_epoch: Callable[[State, dict[str, float]], None] | None = None) -> State:
     """Trains until `finished`; the model is the result's `best_params`.
