@@ -27,21 +27,7 @@ def get_config(dataset: str = 'ml-100k') -> ConfigDict:
     config.schedule = SCHEDULE
     config.mesh = ConfigDict({'data': -1, 'fsdp': 1, 'tensor': 1})
 
-    config.data = ConfigDict({
-        'name': dataset,
-        'data_dir': f'data/{dataset}',  # raw files, or what `xrec_jax.prepare` wrote
-        'options': catalog.entry(dataset).options,  # of the dataset's reader: xrec_jax/data/README.md
-        'filters': dataclasses.asdict(Filters()),  # xrec_jax/data/filters.py
-        'on_bad_row': 'raise',  # or 'skip'
-        'protocol': 'random_target',  # its options follow; xrec_jax/data/protocols
-        'num_samples': 4000,
-        'history_length': 10,
-        'threshold': 4.0,
-        'comparison': 'at_least',  # or 'above', as the paper words it: see data/protocols/drawn.py
-        'split': (8, 1, 1),
-    })
-    if dataset == 'simulated':
-        config.data.options.seed = config.get_ref('seed')
+    config.data = data_config(config, dataset)
     config.prompt = ConfigDict({
         'explain': 'expctr/explain',
         'click': 'expctr/click',
@@ -72,8 +58,9 @@ def get_config(dataset: str = 'ml-100k') -> ConfigDict:
     })
     config.fit = ConfigDict({
         'text': False,
+        'seeds': 1,  # trained at once, each from its own start
         'fields': ('user_id', 'item_id', 'profile', 'attributes'),
-        'model': {'embed_dim': 10, 'mlp': (64, 32), 'dropout': 0.2, 'text_projection': 16,
+        'model': {'name': 'deepfm', 'embed_dim': 10, 'mlp': (64, 32), 'dropout': 0.2, 'text_projection': 16,
                   'text_projection_dropout': 0.0},
         'training': {'learning_rate': 3e-3, 'weight_decay': 1e-2, 'embedding_decay': 1e-2, 'batch_size': 256,
                      'epochs': 50, 'patience': 5, 'monitor': 'log_loss', 'text_dropout': 0.2},
@@ -113,3 +100,24 @@ def get_config(dataset: str = 'ml-100k') -> ConfigDict:
     config.corpus = ConfigDict({'splits': ('train', 'valid'), 'max_examples': 400})
     config.ic = ConfigDict({'reward': 'ic', 'iterations': 3})
     return config
+
+
+def data_config(config: ConfigDict, dataset: str) -> ConfigDict:
+    """The data of section 5.1.1: `config.data`, whose simulated world is drawn by `config.seed`."""
+    data = ConfigDict({
+        'name': dataset,
+        'data_dir': f'data/{dataset}',  # raw files, or what `xrec_jax.prepare` wrote
+        'options': catalog.entry(dataset).options,  # of the dataset's reader: xrec_jax/data/README.md
+        'filters': dataclasses.asdict(Filters()),  # xrec_jax/data/filters.py
+        'on_bad_row': 'raise',  # or 'skip'
+        'protocol': 'random_target',  # its options follow; xrec_jax/data/protocols
+        'num_samples': 4000,
+        'history_length': 10,
+        'threshold': 4.0,
+        'comparison': 'at_least',  # or 'above', as the paper words it: see data/protocols/drawn.py
+        'split': (8, 1, 1),
+    })
+    if dataset == 'simulated':
+        data.update({'data_dir': ''})
+        data.options.seed = config.get_ref('seed')
+    return data

@@ -13,6 +13,7 @@ from absl import flags
 from xrec_jax import cli
 from xrec_jax.errors import UserError
 from xrec_jax.metrics import ctr
+from xrec_jax.metrics.spread import spread
 from xrec_jax.runs import progress
 from xrec_jax.runs.metrics_writer import read_metrics
 
@@ -33,13 +34,6 @@ def read_summary(workdir: pathlib.Path) -> dict:
     if not path.exists():
         raise UserError(f'{path}: no such file; a run writes it when it is finished.')
     return json.loads(path.read_text())
-
-
-def spread(values: list[float], digits: int = 4) -> str:
-    """'mean ± standard deviation' (n − 1), or the value of a single run."""
-    if len(values) == 1:
-        return f'{values[0]:.{digits}f}'
-    return f'{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}'
 
 
 def ctr_table(summaries: list[dict]) -> rich.table.Table:
@@ -64,7 +58,7 @@ def lines(summaries: list[dict], workdirs: list[pathlib.Path]) -> list[str]:
               for ours, theirs in (('ExpCTR-LLM', 'ICL'), ('ExpCTR-Aug', 'DeepFM'))
               if ours in summaries[0]['ctr'] and theirs in summaries[0]['ctr']]
     named = [summary['named_decisive_attribute'] for summary in summaries]
-    if np.isfinite(named[0]['before']['test']):
+    if named[0] and np.isfinite(named[0]['before']['test']):
         result.append('explanations that name a decisive attribute, test: '
                       + ', '.join(f'{spread([one[moment]["test"] for one in named], 3)} {moment}'
                                   for moment in ('before', 'after')))

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import chex
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -270,3 +271,19 @@ def test_settings_that_cannot_be_are_refused(options, message):
 def test_a_key_or_a_state_and_not_both():
     with pytest.raises(ValueError, match='not both'):
         training.fit(MODEL, CONFIG, FIELDS, TRAIN, VALID)
+
+
+def test_seeds_trained_together_are_those_trained_alone():
+    """Also where one stops earlier than the others: it stays as it was."""
+    config = dataclasses.replace(CONFIG, epochs=12, patience=1)
+    keys = jax.random.split(jax.random.key(5), 3)
+    together = training.fit(MODEL, config, FIELDS, TRAIN, VALID,
+                            state=training.init_seeds(MODEL, config, FIELDS, keys))
+    alone = [training.fit(MODEL, config, FIELDS, TRAIN, VALID, key=key) for key in keys]
+    np.testing.assert_array_equal(together.epoch, [int(state.epoch) for state in alone])
+    assert len(set(together.epoch.tolist())) > 1
+    for seed, state in enumerate(alone):
+        chex.assert_trees_all_close(jax.tree.map(lambda leaf: leaf[seed], together.best_params), state.best_params,
+                                    rtol=1e-4, atol=1e-5)
+    scores = training.predict_of_seeds(MODEL, together.best_params, FIELDS, VALID)
+    np.testing.assert_allclose(scores[1], training.predict(MODEL, alone[1].best_params, FIELDS, VALID), atol=1e-5)

@@ -1,14 +1,19 @@
 """`judge`: measures what a run has made, and shows it.
 
-  `ctr_table`   AUC, LogLoss, MAE, RMSE of every scorer on validation and test (ExpCTR table 1)
+  `ctr_table`   AUC, LogLoss, MAE, RMSE of every scorer on validation and test (ExpCTR table 1); of a
+                predictor that was fitted with several seeds, mean and spread
   `named_share` how many explanations name an attribute that truly decided (simulated worlds)
   `examples`    a few explanations before and after, side by side
-All of it goes to `summary.json` too. Every score is of an explanation written without the label.
+All of it goes to `summary.json` too, the table also to `table.csv` and `table.md`. Without `judge.before`
+and `judge.after` there are no explanations to look at. Every score is of an explanation written without the label.
 """
 
+import csv
 import datetime
 import importlib.metadata
+import io
 import json
+import pathlib
 import re
 from collections.abc import Sequence
 
@@ -22,6 +27,7 @@ import rich.table
 from xrec_jax.data import protocols
 from xrec_jax.errors import UserError, nearest
 from xrec_jax.metrics import attributes, ctr
+from xrec_jax.metrics.spread import spread
 from xrec_jax.phases.task import Task
 from xrec_jax.recommenders import training
 from xrec_jax.runs import progress
@@ -34,16 +40,20 @@ SPLITS = ('valid', 'test')
 
 def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collections.ConfigDict) -> RunState:
     """Prints the tables and writes `summary.json`."""
-    before, after = (explanations(state, side.explain) for side in (settings.before, settings.after))
+    compared = 'before' in settings
+    if compared:
+        before, after = (explanations(state, side.explain) for side in (settings.before, settings.after))
     scores = {name: scorer(task, state, text) for name, text in settings.scorers.items()}
-    figures = {name: {split: ctr.ctr_metrics(task.examples[split].label, by_split[split]) for split in SPLITS}
+    figures = {name: {split: ctr_figures(task.examples[split].label, by_split[split]) for split in SPLITS}
                for name, by_split in scores.items()}
     summary = {
-        'ctr': figures,
+        'ctr': {name: {split: {metric: float(np.mean(values)) for metric, values in of_split.items()}
+                       for split, of_split in by_split.items()} for name, by_split in figures.items()},
+        'ctr_of_seeds': {name: by_split for name, by_split in figures.items() if len(by_split['test']['auc']) > 1},
         'positive_rate': {split: protocols.positive_rate(rows) for split, rows in task.examples.items()},
         'named_decisive_attribute': {
             moment: {split: named_share(task, split, table[split]) for split in SPLITS}
-            for moment, table in (('before', before), ('after', after))},
+            for moment, table in (('before', before), ('after', after))} if compared else None,
         'seed': task.seed,
         'device': f'{jax.device_count()} × {jax.devices()[0].device_kind}',
         'versions': {name: importlib.metadata.version(name) for name in ('jax', 'flax', 'optax', 'transformers')},
@@ -54,16 +64,19 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
     write_whole(path, lambda partial: partial.write_text(json.dumps(summary, indent=1, allow_nan=True) + '\n'))
     console = progress.CONSOLE
     console.print(ctr_table(task, figures))
-    _say_named(summary['named_decisive_attribute'])
-    console.print(examples(task, settings, before['test'], after['test'], scores))
+    write_table(task.workdir, figures)
+    if compared:
+        _say_named(summary['named_decisive_attribute'])
+        console.print(examples(task, settings, before['test'], after['test'], scores))
     progress.say(f'{phase}: written to {path}')
     return state
 
 
 def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str]) -> None:
     """UserError where the schedule has not made by then what is to be measured."""
-    needed = [f'explain({side.explain})' for side in (settings.before, settings.after)]
-    for name in (*settings.before.scorers, *settings.after.scorers):
+    sides = (settings.before, settings.after) if 'before' in settings else ()
+    needed = [f'explain({side.explain})' for side in sides]
+    for name in (name for side in sides for name in side.scorers):
         if name not in settings.scorers:
             raise UserError(f'judge: "{name}" is none of judge.scorers.{nearest(name, settings.scorers)}')
     for text in settings.scorers.values():
@@ -90,33 +103,59 @@ def parse_scorer(text: str) -> tuple[str, str, str | None]:
 
 
 def scorer(task: Task, state: RunState, text: str) -> dict[str, np.ndarray]:
-    """Scores [N] by split of what `parse_scorer` knows."""
+    """Scores [S, N] by split of what `parse_scorer` knows; S > 1 for a predictor of several seeds."""
     kind, name, written = parse_scorer(text)
     tables = explanations(state, written) if written else {}
     if kind == 'llm':
-        return {split: table['llm_score'].to_numpy() for split, table in tables.items()}
+        return {split: table['llm_score'].to_numpy()[None] for split, table in tables.items()}
     predictor = state.predictors[name]
+
+    predict = training.predict if predictor.seeds == 1 else training.predict_of_seeds
 
     def rows(split: str) -> training.Rows:
         text = vectors(tables[split])[:, None] if written else None
-        return training.make_rows(task.examples[split], text)
+        return training.make_rows(task.examples[split], text, history=predictor.model.uses_history)
 
-    return {split: np.asarray(training.predict(predictor.model, predictor.params, task.fields, rows(split)))
+    return {split: np.atleast_2d(predict(predictor.model, predictor.params, task.fields, rows(split)))
             for split in SPLITS}
 
 
+def ctr_figures(labels: np.ndarray, scores: np.ndarray) -> dict[str, list[float]]:
+    """The metrics of `ctr.ctr_metrics`, one value a seed; labels [N], scores [S, N]."""
+    each = [ctr.ctr_metrics(labels, row) for row in scores]
+    return {metric: [row[metric] for row in each] for metric in ctr.LABELS}
+
+
 def ctr_table(task: Task, figures: dict) -> rich.table.Table:
-    """The table of scorers."""
+    """The table of scorers; with spreads the test split alone, for want of room."""
+    splits = ('test',) if any(len(by_split['test']['auc']) > 1 for by_split in figures.values()) else SPLITS
     rates = ', '.join(f'{split} {protocols.positive_rate(task.examples[split]):.1%} of '
-                      f'{len(task.examples[split].label)}' for split in SPLITS)
+                      f'{len(task.examples[split].label)}' for split in splits)
     table = rich.table.Table(title=f'{task.dataset.name}, seed {task.seed} (liked: {rates})', title_justify='left')
     table.add_column('')
-    for split in SPLITS:
+    for split in splits:
         for name in ctr.LABELS.values():
             table.add_column(f'{split}\n{name}', justify='right')
     for name, by_split in figures.items():
-        table.add_row(name, *(f'{by_split[split][metric]:.4f}' for split in SPLITS for metric in ctr.LABELS))
+        table.add_row(name, *(spread(by_split[split][metric]) for split in splits for metric in ctr.LABELS))
     return table
+
+
+def write_table(workdir: pathlib.Path, figures: dict) -> None:
+    """The same as `table.csv` (mean and standard deviation in columns of their own) and `table.md`."""
+    columns = [(split, metric) for split in SPLITS for metric in ctr.LABELS]
+    text = io.StringIO()
+    rows = csv.writer(text)
+    rows.writerow(['', *(f'{split} {ctr.LABELS[metric]}{what}' for split, metric in columns for what in ('', ' std'))])
+    for name, by_split in figures.items():
+        values = [by_split[split][metric] for split, metric in columns]
+        rows.writerow([name, *(x for v in values for x in (np.mean(v), np.std(v, ddof=1) if len(v) > 1 else ''))])
+    write_whole(workdir / 'table.csv', lambda partial: partial.write_text(text.getvalue()))
+    lines = ['| |' + '|'.join(f' {split} {ctr.LABELS[metric]} ' for split, metric in columns) + '|',
+             '|---|' + '---|' * len(columns)]
+    lines += [f'| {name} |' + '|'.join(f' {spread(by_split[split][metric])} ' for split, metric in columns) + '|'
+              for name, by_split in figures.items()]
+    write_whole(workdir / 'table.md', lambda partial: partial.write_text('\n'.join(lines) + '\n'))
 
 
 def named_share(task: Task, split: str, table: pa.Table) -> float:
@@ -162,7 +201,7 @@ def examples(task: Task, settings: ml_collections.ConfigDict, before: pa.Table, 
         cells = [f'user {user} liked: {liked}\ndisliked: {disliked}\n→ {task.item_texts[test.item[row]]}: in truth '
                  f'{"liked" if test.label[row] else "disliked"}']
         for side, explained in ((settings.before, before), (settings.after, after)):
-            likes = ', '.join(f'{name} {scores[name]["test"][row]:.2f}' for name in side.scorers)
+            likes = ', '.join(f'{name} {scores[name]["test"][:, row].mean():.2f}' for name in side.scorers)
             cells.append(f'{explained["text"][int(row)]}\n\n{likes}')
         table.add_row(*map(rich.markup.escape, cells))
     return table

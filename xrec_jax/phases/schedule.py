@@ -21,6 +21,7 @@ from xrec_jax.phases.task import Task
 from xrec_jax.runs.state import RunState
 
 VERBS: dict[str, ModuleType] = {'fit': fit, 'align': align, 'explain': explain, 'judge': judge}
+WRITING = ('align', 'explain')  # verbs that need the language model
 
 
 def parse(config: ml_collections.ConfigDict) -> list[tuple[str, str, ml_collections.ConfigDict]]:
@@ -47,8 +48,12 @@ def parse(config: ml_collections.ConfigDict) -> list[tuple[str, str, ml_collecti
 def check_schedule(task: Task) -> None:
     """Refuses, with a UserError, a schedule or settings that cannot work; computes nothing."""
     for index, (_, verb, settings) in enumerate(parse(task.config)):
+        if verb in WRITING and not task.language:
+            raise UserError(f'schedule: {verb}({settings.name}) needs a language model, and the config has no '
+                            '"language".')
         VERBS[verb].check(task, settings, task.config.schedule[:index])
-    task.prompt_width  # noqa: B018  (refuses prompts that are too long)
+    if task.language:
+        task.prompt_width  # noqa: B018  (refuses prompts that are too long)
 
 
 def run_schedule(task: Task) -> RunState:

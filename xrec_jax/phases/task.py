@@ -56,7 +56,7 @@ class Task:
     metrics: MetricsWriter
     dataset: tables.Dataset
     examples: dict[str, protocols.Examples]  # by split
-    language: Language
+    language: Language | None  # None: a config without `language`, for runs of predictors alone
 
     @property
     def seed(self) -> int:
@@ -131,13 +131,14 @@ class Task:
 
 def make_task(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Task:
     """Reads, checks and places everything that the phases share."""
-    if config.prompt.attributes not in ATTRIBUTES:
+    if 'prompt' in config and config.prompt.attributes not in ATTRIBUTES:
         raise UserError(f'prompt.attributes={config.prompt.attributes!r}: should be one of {", ".join(ATTRIBUTES)}.')
     mesh = meshes.make_mesh(config.mesh.to_dict())
     dataset = load_dataset(config.data)
     return Task(
         config=config, workdir=workdir, mesh=mesh, metrics=MetricsWriter(workdir), dataset=dataset,
-        examples=make_examples(dataset, config), language=load_language(config.language, mesh))
+        examples=make_examples(dataset, config),
+        language=load_language(config.language, mesh) if 'language' in config else None)
 
 
 def load_dataset(data: ml_collections.ConfigDict) -> tables.Dataset:

@@ -2,8 +2,6 @@
 
   logit = w0 + sum_f w_f  +  sum_{f<g} <v_f, v_g>  +  MLP([v_1; ...; v_F; z])
           first order        FM second order          deep part
-
-FM's pairs cost O(F E) by (|sum v|^2 - sum |v|^2) / 2.
 """
 
 import chex
@@ -11,6 +9,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from xrec_jax.recommenders import fm
 from xrec_jax.recommenders.predictor import History, Predictor
 
 
@@ -33,7 +32,7 @@ class DeepFM(Predictor):
         chex.assert_rank([ids, attributes], 2)
         v, w = self.embeddings(ids, attributes), self.weights(ids, attributes)
         first_order = self.bias() + w.sum(-1)
-        second_order = 0.5 * (jnp.square(v.sum(1)) - jnp.square(v).sum(1)).sum(-1)
+        second_order = fm.pairs(v)
 
         hidden = nn.Dropout(self.dropout, deterministic=not train)(v.reshape(len(ids), -1))
         hidden = jnp.concatenate([hidden, self.texts(text, len(ids), train)], axis=-1)

@@ -8,6 +8,10 @@
 An epoch's randomness comes from fold_in(state.key, state.epoch) alone, so a state that was saved
 after any epoch continues to the same bits. Everything is plain `jnp`: under a mesh, make the state
 with `jit(init_state, out_shardings=...)` from `state_specs` and hand in sharded rows.
+
+A model in training may hand over more than logits, in two Flax collections:
+  'losses'      sown, [B] each: further losses of the rows, which are added to the objective's
+  'statistics'  named like leaves of its 'params' that no gradient reaches: their next values
 """
 
 import dataclasses
@@ -173,7 +177,8 @@ def run_epoch(model: Predictor, config: TrainConfig, fields: Fields, state: Stat
     steps = -(-num_rows // size)
     key = jax.random.fold_in(state.key, state.epoch)
     order_key, key = jax.random.split(key)
-    order = jnp.pad(jax.random.permutation(order_key, num_rows), (0, steps * size - num_rows))
+    # Filled up with rows of the same kind, not with one row again and again: statistics of a batch see them.
+    order = jnp.pad(jax.random.permutation(order_key, num_rows), (0, steps * size - num_rows), mode='wrap')
     mask = (jnp.arange(steps * size) < num_rows).astype(jnp.float32)
     optimizer = _optimizer(config)
 
@@ -183,17 +188,22 @@ def run_epoch(model: Predictor, config: TrainConfig, fields: Fields, state: Stat
         if text is not None:
             keep = jax.random.bernoulli(text_key, 1 - config.text_dropout, (size, 1, 1))
             rows = dataclasses.replace(rows, text=jnp.where(keep, text, 0.0))
-        logits = model.apply({'params': params}, *_inputs(model, fields, rows), train=True,
-                             rngs={'dropout': dropout_key})
-        return objectives.OBJECTIVES[config.objective](logits, rows.label, mask)
+        logits, more = model.apply({'params': params}, *_inputs(model, fields, rows), train=True,
+                                   rngs={'dropout': dropout_key}, mutable=['losses', 'statistics'])
+        loss = objectives.OBJECTIVES[config.objective](logits, rows.label, mask)
+        for values in jax.tree.leaves(more.get('losses', {})):
+            loss += objectives.masked_mean(values, mask)
+        return loss, more.get('statistics', {})
 
     def step(carry, batch):
         params, opt_state = carry
         index, mask, n = batch
         rows = jax.tree.map(lambda x: x[index], train)
-        loss, grads = jax.value_and_grad(loss_fn)(params, rows, mask, jax.random.fold_in(key, n))
+        (loss, statistics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            params, rows, mask, jax.random.fold_in(key, n))
         updates, opt_state = optimizer.update(grads, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), loss * mask.sum()
+        params = _replaced(optax.apply_updates(params, updates), statistics)
+        return (params, opt_state), loss * mask.sum()
 
     (params, opt_state), losses = jax.lax.scan(
         step, (state.params, state.opt_state),
@@ -207,6 +217,13 @@ def run_epoch(model: Predictor, config: TrainConfig, fields: Fields, state: Stat
                   best_score=keep_best(score, state.best_score),
                   best_epoch=keep_best(epoch, state.best_epoch))
     return state, {'loss': losses.sum() / num_rows, 'score': score}
+
+
+def _replaced(params: Any, leaves: Any) -> Any:
+    """`params`, a tree of dicts, with the `leaves` of a tree of the same names in place of its own."""
+    if not isinstance(leaves, dict):
+        return leaves
+    return params | {name: _replaced(params[name], leaf) for name, leaf in leaves.items()}
 
 
 def _logits(model: Predictor, params: Any, fields: Fields, rows: Rows, block: int = 4096):
@@ -234,10 +251,38 @@ def predict(model: Predictor, params: Any, fields: Fields, rows: Rows) -> jax.Ar
     return jax.nn.sigmoid(_logits(model, params, fields, rows))
 
 
+def _finished(state: State, config: TrainConfig) -> jax.Array:
+    return (state.epoch >= config.epochs) | ((state.epoch > 0) & (state.epoch - state.best_epoch >= config.patience))
+
+
 def finished(state: State, config: TrainConfig) -> bool:
-    """Whether training is over: all epochs done, or `patience` of them without a better score."""
-    epoch, best = int(state.epoch), int(state.best_epoch)
-    return epoch >= config.epochs or (epoch > 0 and epoch - best >= config.patience)
+    """Whether training is over: all epochs done, or `patience` of them without a better score; of all seeds."""
+    return bool(np.all(_finished(state, config)))
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'config'))
+def init_seeds(model: Predictor, config: TrainConfig, fields: Fields, keys: jax.Array) -> State:
+    """States of several seeds, stacked: the leading axis of every leaf is that of `keys` [S]."""
+    return jax.vmap(lambda key: init_state(model, config, fields, key))(keys)
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'config'))
+def run_epoch_of_seeds(model: Predictor, config: TrainConfig, fields: Fields, states: State, train: Rows,
+                       valid: Rows) -> tuple[State, dict[str, jax.Array]]:
+    """`run_epoch` of stacked states; a seed that is finished stays as it is."""
+
+    def one(state: State) -> tuple[State, dict[str, jax.Array]]:
+        after, metrics = run_epoch(model, config, fields, state, train, valid)
+        done = _finished(state, config)
+        return jax.tree.map(lambda old, new: jnp.where(done, old, new), state, after), metrics
+
+    return jax.vmap(one)(states)
+
+
+@functools.partial(jax.jit, static_argnames=('model',))
+def predict_of_seeds(model: Predictor, params: Any, fields: Fields, rows: Rows) -> jax.Array:
+    """`predict` of stacked params: [S, N]."""
+    return jax.vmap(lambda params: predict(model, params, fields, rows))(params)
 
 
 def fit(model: Predictor, config: TrainConfig, fields: Fields, train: Rows, valid: Rows, *,
@@ -246,8 +291,9 @@ def fit(model: Predictor, config: TrainConfig, fields: Fields, train: Rows, vali
     """Trains until `finished`; the model is the result's `best_params`.
 
     Args:
-      key: of a new run; `state`: of a run to continue. One of the two.
-      on_epoch: called after each epoch with the state (to save) and 'epoch', 'loss', 'score'.
+      key: of a new run; `state`: of a run to continue, or of several seeds (`init_seeds`). One of the two.
+      on_epoch: called after each epoch with the state (to save) and 'epoch', 'loss', 'score'; of several
+        seeds the means, of those that are finished at their last epoch.
 
     Raises:
       UserError: no rows, an AUC to stop by but one class, or the loss or the score of an epoch is no
@@ -262,9 +308,10 @@ def fit(model: Predictor, config: TrainConfig, fields: Fields, train: Rows, vali
         raise UserError(f'monitor: "auc" cannot be had from {valid.user.shape[0]} valid rows of one '
                         'class: use more samples (num_samples) or monitor="log_loss".')
     state = init_state(model, config, fields, key) if state is None else state
+    step = run_epoch if state.epoch.ndim == 0 else run_epoch_of_seeds
     while not finished(state, config):
-        state, metrics = run_epoch(model, config, fields, state, train, valid)
-        metrics = {'epoch': int(state.epoch)} | {k: float(v) for k, v in metrics.items()}
+        state, metrics = step(model, config, fields, state, train, valid)
+        metrics = {'epoch': int(np.max(state.epoch))} | {k: float(np.mean(v)) for k, v in metrics.items()}
         if not np.isfinite(metrics['loss']):
             raise UserError(f'The predictor\'s loss is {metrics["loss"]} in epoch {metrics["epoch"]}: '
                             f'lower learning_rate (now {config.learning_rate:g}) or check the text '

@@ -8,9 +8,12 @@ from flax import linen as nn
 
 
 @dataclasses.dataclass(frozen=True)
-class Predictor:
+class Fitted:
+    """A trained predictor; of several seeds, `params` are stacked along a leading axis."""
+
     model: nn.Module
     params: Any
+    seeds: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +22,7 @@ class RunState:
 
     adapter: dict | None = None  # of the policy; None: the base model
     value_head: dict | None = None
-    predictors: dict[str, Predictor] = dataclasses.field(default_factory=dict)  # by name
+    predictors: dict[str, Fitted] = dataclasses.field(default_factory=dict)  # by name
     explanations: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)  # by phase, oldest first
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)  # by phase, of this process
 

@@ -1,0 +1,137 @@
+"""SASRec (Kang and McAuley 2018): self-attention over a history, each position predicting the next item.
+
+  x_t = LN(v_t + p_t)                                             v: items, p: learned positions
+  x <- LN(x + O softmax(Q K^T / sqrt(E / heads)) V)               keys: real items at or before t
+  x <- LN(x + W2 gelu(W1 x + b1) + b2)                            `layers` times the two
+  score of item i after t = <x_t, v_i>                            v shared with the input
+
+with dropout on x, on the attention's weights and on both branches. Defaults, post-norm, GELU (the exact one)
+and LN of the sum at the input are RecBole 1.2.1's, which the project's figures are compared with; the paper
+has pre-norm, ReLU, one head, an inner width of E, and v scaled by sqrt(E).
+
+Easy to get wrong: the causal mask and the padding mask act together, not one of them (without the first a
+state has seen the item it predicts, without the second it depends on how many pads there are); the state that
+predicts is that of the last real item; pads are never a target.
+"""
+
+import chex
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from xrec_jax.errors import UserError
+from xrec_jax.recommenders.predictor import History
+from xrec_jax.recommenders.sequences import SequenceModel, SequencePredictor, positions
+
+NORMAL = nn.initializers.normal(0.02)
+
+
+class Encoder(nn.Module):
+    """The transformer of SASRec and, not causal, of BERT4Rec: embedded items to states."""
+
+    causal: bool
+    embed_dim: int
+    max_length: int
+    layers: int
+    heads: int
+    inner: int
+    dropout: float
+    attention_dropout: float
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
+        """[B, L, E] with a mask [B, L] of what is no pad → states [B, L, E], zero at pads."""
+        chex.assert_equal_shape_prefix([x, mask], 2)
+        if self.embed_dim % self.heads:
+            raise UserError(f'embed_dim={self.embed_dim} cannot be split over heads={self.heads}.')
+        if mask.shape[1] > self.max_length:
+            raise ValueError(f'{mask.shape[1]} positions for a model of max_length={self.max_length}')
+        position = self.param('position_embedding', nn.with_logical_partitioning(NORMAL, (None, 'embed')),
+                              (self.max_length, self.embed_dim))
+        x = self._dropout(self._norm('norm', x + position[positions(mask)]), train)
+        length = mask.shape[1]
+        visible = jnp.broadcast_to(mask[:, None, :], (len(mask), length, length))  # [B, query, key]
+        if self.causal:
+            visible = visible & jnp.tril(jnp.ones((length, length), bool))
+        for n in range(self.layers):
+            x = self._norm(f'attention_norm_{n}', x + self._attention(n, x, visible, train))
+            hidden = _linear(self.inner, ('embed', 'mlp'), f'inner_{n}')(x)
+            hidden = _linear(self.embed_dim, ('mlp', 'embed'), f'outer_{n}')(jax.nn.gelu(hidden, approximate=False))
+            x = self._norm(f'inner_norm_{n}', x + self._dropout(hidden, train))
+        return x * mask[..., None]
+
+    def _attention(self, n: int, x: jax.Array, visible: jax.Array, train: bool) -> jax.Array:
+        split = (self.heads, self.embed_dim // self.heads)
+        heads = _linear((3, *split), ('embed', None, 'heads', 'head_dim'), f'qkv_{n}')(x)
+        query, key, value = (heads[:, :, i] for i in range(3))  # [B, L, H, E / H]
+        logits = jnp.einsum('BqHD,BkHD->BHqk', query, key) * split[1] ** -0.5
+        # Finite, as a pad at the left edge sees nothing; its state is zeroed at the end.
+        weights = jax.nn.softmax(jnp.where(visible[:, None], logits, -1e9), axis=-1)
+        weights = nn.Dropout(self.attention_dropout, deterministic=not train)(weights)
+        mixed = jnp.einsum('BHqk,BkHD->BqHD', weights, value)
+        mixed = _linear(self.embed_dim, ('heads', 'head_dim', 'embed'), f'attention_out_{n}', axis=(-2, -1))(mixed)
+        return self._dropout(mixed, train)
+
+    def _norm(self, name: str, x: jax.Array) -> jax.Array:
+        return layer_norm(self.epsilon, name)(x)
+
+    def _dropout(self, x: jax.Array, train: bool) -> jax.Array:
+        return nn.Dropout(self.dropout, deterministic=not train)(x)
+
+
+class SASRec(SequenceModel):
+    """Ranks items; see `sequences` for what it offers."""
+
+    layers: int = 2
+    heads: int = 2
+    inner: int = 256
+    dropout: float = 0.5
+    attention_dropout: float = 0.5
+    epsilon: float = 1e-12
+
+    def setup(self):
+        self.item_embedding = self.param('item_embedding', nn.with_logical_partitioning(NORMAL, ('items', None)),
+                                         (self.num_items, self.embed_dim))
+        self.encoder = Encoder(True, self.embed_dim, self.max_length, self.layers, self.heads, self.inner,
+                               self.dropout, self.attention_dropout, self.epsilon)
+
+    def states(self, items: jax.Array, train: bool = False) -> jax.Array:
+        """int32 [B, L] → [B, L, E]; the state at a position predicts the next item."""
+        return self.encoder(self.embed(items), items > 0, train)
+
+
+class SASRecPredictor(SequencePredictor):
+    """Scores a target by the state after the history: logits [B]."""
+
+    layers: int = 2
+    heads: int = 2
+    inner: int = 256
+    encoder_dropout: float = 0.5
+    attention_dropout: float = 0.5
+    epsilon: float = 1e-12
+
+    @nn.compact
+    def __call__(self, ids: jax.Array, attributes: jax.Array, text: jax.Array | None = None,
+                 history: History | None = None, *, train: bool = False) -> jax.Array:
+        """Returns logits [B] from ids [B, F], attributes [B, A], explanations [B, K, d] and the history."""
+        users, target, items, mask = self.look_up(ids, attributes, history)
+        states = Encoder(True, self.embed_dim, self.max_length, self.layers, self.heads, self.inner,
+                         self.encoder_dropout, self.attention_dropout, self.epsilon, name='encoder')(items, mask, train)
+        return self.score(states[:, -1], users, target, text, train)
+
+
+def layer_norm(epsilon: float, name: str) -> nn.LayerNorm:
+    """A layer norm whose variance is taken in two passes, as the published epsilon is below float32's rounding."""
+    logical = nn.with_logical_partitioning
+    return nn.LayerNorm(epsilon, use_fast_variance=False, name=name,
+                        scale_init=logical(nn.initializers.ones, ('embed',)),
+                        bias_init=logical(nn.initializers.zeros, ('embed',)))
+
+
+def _linear(features: int | tuple[int, ...], axes: tuple[str | None, ...], name: str,
+            axis: int | tuple[int, ...] = -1) -> nn.DenseGeneral:
+    """A linear layer drawn from N(0, 0.02), whose kernel has the logical `axes`."""
+    out = 1 if isinstance(features, int) else len(features)
+    return nn.DenseGeneral(features, axis, name=name, kernel_init=nn.with_logical_partitioning(NORMAL, axes),
+                           bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[-out:]))
