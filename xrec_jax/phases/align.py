@@ -139,8 +139,8 @@ def iterate(task: Task, state: RunState, settings, learner: dict, writer: Explan
     with watch('log_probs'):
         rollout, normalised, metrics = jax.block_until_ready(make_rollout(
             scored, *sharding.place_batch((raw, examples.label[rows]), task.mesh), responses,
-            learner['kl_coef'], center=settings.center_by_label, clip=settings.reward_clip, penalty=settings.truncation_penalty,
-            config=ppo.PPOConfig(**settings.ppo.to_dict())))
+            learner['kl_coef'], center=settings.center_by_label, clip=settings.reward_clip,
+            penalty=settings.truncation_penalty, config=ppo.PPOConfig(**settings.ppo.to_dict())))
     with watch('update'):
         params, opt_state, update_metrics = jax.block_until_ready(update.ppo_update(
             learner['params'], learner['opt_state'], task.language.params, inputs, rollout, update_key,
@@ -247,5 +247,6 @@ def summary(task: Task, phase: str, settings: ml_collections.ConfigDict) -> str:
     first = np.mean([row['reward'] for row in rows[:fifth]])
     last = np.mean([row['reward'] for row in rows[-fifth:]])
     return (f'{phase}: {len(rows)} iteration{"s" * (len(rows) != 1)} of {settings.rollout_size} texts; '
-            f'mean {settings.reward.upper()} reward {first:.3f} → {last:.3f}, KL {rows[-1]["kl_response"]:.2f} nats a text, '
+            f'mean {settings.reward.upper()} reward {first:.3f} → {last:.3f}, '
+            f'KL {rows[-1]["kl_response"]:.2f} nats a text, '
             f'{np.mean([row["tokens_per_second"] for row in rows]):.0f} tokens/s')

@@ -74,7 +74,8 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
                  + (f', {_with_text(train):.0%} of them with an explanation' if train.text is not None else '')
                  + f'; best epoch {_range(fitted.best_epoch)} of {_range(fitted.epoch)}, validation {config.monitor} '
                  + spread(np.abs(fitted.best_score)))
-    return state.replace(predictors=state.predictors | {settings.name: Fitted(model, fitted.best_params, settings.seeds)})
+    predictor = Fitted(model, fitted.best_params, settings.seeds)
+    return state.replace(predictors=state.predictors | {settings.name: predictor})
 
 
 def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str]) -> None:

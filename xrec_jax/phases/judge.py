@@ -43,7 +43,7 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
     compared = 'before' in settings
     if compared:
         before, after = (explanations(state, side.explain) for side in (settings.before, settings.after))
-    scores = {name: scorer(task, state, text) for name, text in settings.scorers.items()}
+    scores = {name: scorer(task, state, settings.scorers[name]) for name in in_order(task, settings.scorers)}
     figures = {name: {split: ctr_figures(task.examples[split].label, by_split[split]) for split in SPLITS}
                for name, by_split in scores.items()}
     summary = {
@@ -80,8 +80,7 @@ def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str
         if name not in settings.scorers:
             raise UserError(f'judge: "{name}" is none of judge.scorers.{nearest(name, settings.scorers)}')
     for text in settings.scorers.values():
-        kind, name, written = parse_scorer(text)
-        needed += [f'fit({name})'] * (kind == 'predictor') + [f'explain({written})'] * bool(written)
+        needed += phases_of(text)
     for entry in needed:
         if entry not in earlier:
             raise UserError(f'schedule: judge({settings.name}) needs {entry} before it.{nearest(entry, earlier)}')
@@ -100,6 +99,18 @@ def parse_scorer(text: str) -> tuple[str, str, str | None]:
         raise UserError(f'judge.scorers: "{text}" should be llm(EXPLAIN), predictor(FIT) or predictor(FIT, EXPLAIN).')
     kind, name, written = parts.groups()
     return kind, name, name if kind == 'llm' else written
+
+
+def phases_of(text: str) -> list[str]:
+    """The entries of the schedule that a scorer needs."""
+    kind, name, written = parse_scorer(text)
+    return [f'fit({name})'] * (kind == 'predictor') + [f'explain({written})'] * bool(written)
+
+
+def in_order(task: Task, scorers: ml_collections.ConfigDict) -> list[str]:
+    """The names of the scorers in the order in which the schedule comes to have them (a config sorts its keys)."""
+    schedule = list(task.config.schedule)
+    return sorted(scorers, key=lambda name: max(map(schedule.index, phases_of(scorers[name]))))
 
 
 def scorer(task: Task, state: RunState, text: str) -> dict[str, np.ndarray]:

@@ -67,7 +67,8 @@ class Predictor(nn.Module):
 
     def weights(self, ids: jax.Array, attributes: jax.Array) -> jax.Array:
         """w [B, F']: the first-order weights, one a field, as `embeddings` has them."""
-        table = self.param('weight', nn.with_logical_partitioning(nn.initializers.zeros, ('vocab',)), (self.vocab_size,))
+        table = self.param('weight', nn.with_logical_partitioning(nn.initializers.zeros, ('vocab',)),
+                           (self.vocab_size,))
         return _pooled(table[:, None], ids, attributes)[..., 0]
 
     def bias(self) -> jax.Array:
