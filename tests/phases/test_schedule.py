@@ -176,6 +176,7 @@ def test_prompts_show_attributes_as_the_config_says(language_model, tmp_path, at
     (lambda c: c.fit.training.update(monitor='acu'), 'Did you mean "auc"'),
     (lambda c: c.explain.update(splits=('tests',)), 'Did you mean "test"'),
     (lambda c: c.generate.update(max_length=500), 'lower data.history_length'),
+    (lambda c: c.fit.update(seeds=2), r'needs fit\(aug\) with seeds=1, not 2'),
 ])
 def test_bad_settings_are_refused_before_anything_is_computed(change, message, language_model, tmp_path):
     config = small_config(language_model)
@@ -187,3 +188,13 @@ def test_bad_settings_are_refused_before_anything_is_computed(change, message, l
     with pytest.raises(UserError, match=message):
         run(config, tmp_path / 'run')
     assert not (tmp_path / 'run').exists()
+
+
+def test_the_ic_reward_takes_a_predictor_that_looks_at_the_history(language_model, tmp_path):
+    config = small_config(language_model)
+    config.schedule = ('align(lc)', 'explain(corpus)', 'fit(aug)', 'align(ic)')
+    config.lc.iterations, config.ic.iterations, config.fit.training.epochs = 1, 1, 1
+    config.fit.model = {'name': 'din', 'embed_dim': 4, 'mlp': (8,)}
+    run(config, tmp_path / 'run')
+    rewards = [row['reward'] for row in read_metrics(tmp_path / 'run' / 'metrics.jsonl', '04-align-ic')]
+    assert len(rewards) == 1 and np.isfinite(rewards[0])

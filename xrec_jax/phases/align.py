@@ -48,8 +48,8 @@ def ic_rewards(task: Task, state: RunState, settings, rows, texts) -> tuple[np.n
     vector = writing.encode(task, texts)
     examples = task.examples['train']
     ask = functools.partial(training.predict, predictor.model, predictor.params, task.fields)
-    scores = ask(training.make_rows(examples, vector[:, None], rows))
-    without = ask(training.make_rows(examples, None, rows))
+    make_rows = functools.partial(training.make_rows, examples, index=rows, history=predictor.model.uses_history)
+    scores, without = ask(make_rows(vector[:, None])), ask(make_rows(None))
     raw = rewards.ic_reward(examples.label[rows], scores, without)
     return np.asarray(raw), {'llm_score': [None] * len(rows), 'vector': vector}
 
@@ -107,6 +107,10 @@ def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str
     if settings.reward == 'ic' and f'fit({settings.predictor})' not in earlier:
         raise UserError(f'schedule: align({settings.name}) with reward="ic" needs fit({settings.predictor}) '
                         'before it.')
+    fitted = {**task.config.get('fit', {}), **task.config.get(settings.predictor, {})}
+    if settings.reward == 'ic' and fitted['seeds'] != 1:
+        raise UserError(f'align({settings.name}) with reward="ic" needs fit({settings.predictor}) with seeds=1, not '
+                        f'{fitted["seeds"]}: one predictor gives the reward.')
     size = len(task.examples['train'].user)
     if settings.rollout_size > size:
         raise UserError(f'align.rollout_size={settings.rollout_size} is more than the {size} training examples.')

@@ -48,9 +48,9 @@ MODELS: dict[str, type[Predictor]] = {
 
 def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collections.ConfigDict) -> RunState:
     """Fits the predictor `settings.name`; goes on from its newest checkpoint."""
-    train, valid = _rows(task, state, settings)
-    model = make_model(task, settings, 0 if train.text is None else train.text.shape[-1])
     config = training.TrainConfig(**settings.training.to_dict())
+    train, valid = _rows(task, state, settings, config.objective)
+    model = make_model(task, settings, 0 if train.text is None else train.text.shape[-1])
     key = jax.random.fold_in(jax.random.key(task.seed), index)
     if settings.seeds == 1:
         fresh = training.init_state(model, config, task.fields, key)
@@ -104,12 +104,12 @@ def make_model(task: Task, settings: ml_collections.ConfigDict, text_dim: int) -
                         text_dim=text_dim, **own)
 
 
-def _rows(task: Task, state: RunState, settings: ml_collections.ConfigDict
+def _rows(task: Task, state: RunState, settings: ml_collections.ConfigDict, objective: str
           ) -> tuple[training.Rows, training.Rows]:
     """Training and validation rows."""
     train, valid = task.examples['train'], task.examples['valid']
     history = MODELS[settings.model.name].uses_history
-    scale = task.dataset.rating_scale if settings.training.get('objective') == 'rating' else None
+    scale = task.dataset.rating_scale if objective == 'rating' else None
     make_rows = functools.partial(training.make_rows, history=history, scale=scale)
     if not settings.text:
         return make_rows(train), make_rows(valid)
