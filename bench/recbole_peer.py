@@ -1,0 +1,116 @@
+"""RecBole 1.2.1 as the peer of `bench/recommenders.py`, with the shims that it needs on today's libraries.
+
+    pip install --no-deps recbole==1.2.1        # in an environment of its own, with torch and what follows
+    pip install pandas scipy scikit-learn colorlog colorama tqdm pyyaml texttable tensorboard thop tabulate plotly psutil
+    python bench/recbole_peer.py --model BPR --data DIR/ml-100k --seed 0 [--set epochs=3 …]
+
+DIR/ml-100k holds RecBole's atomic files, as `bench/recommenders.py` writes them. With `NAME.train.inter`,
+`NAME.valid.inter` and `NAME.test.inter` the split is theirs; with `NAME.inter` it is leave-one-out by time,
+ranking all items. Prints one JSON line: figures of validation and test, epochs, and the seconds of each.
+
+The shims change no arithmetic: names that NumPy, SciPy and pandas have dropped since, `torch.load` of a
+file that RecBole itself has just written, and `ray`, which it imports for tuning.
+"""
+
+import argparse
+import json
+import logging
+import pathlib
+import sys
+import tempfile
+import time
+import types
+import warnings
+
+
+def install_shims() -> None:
+    """Makes `import recbole` work with NumPy 2, SciPy 1.12 and later, pandas 3, torch 2.6 and later, no ray."""
+    import numpy as np
+    import scipy.sparse
+    import torch
+
+    for name, kind in (('float', float), ('int', int), ('bool', bool), ('object', object), ('float_', np.float64),
+                       ('complex_', np.complex128), ('unicode_', np.str_)):
+        if name not in np.__dict__:
+            setattr(np, name, kind)
+    if not hasattr(scipy.sparse.dok_matrix, '_update'):  # LightGCN fills its adjacency matrix so
+        def update(matrix, entries):
+            for key, value in entries.items():
+                matrix[key] = value
+        scipy.sparse.dok_matrix._update = update
+    load = torch.load
+    torch.load = lambda *args, **kwargs: load(*args, **{'weights_only': False} | kwargs)
+    sys.modules['ray'] = ray = types.ModuleType('ray')
+    ray.tune = sys.modules['ray.tune'] = types.ModuleType('ray.tune')
+
+
+def run(model_name: str, data: pathlib.Path, seed: int, settings: dict) -> dict:
+    """Trains, keeps the best of validation, tests: RecBole's own `run_recbole` with a clock in it."""
+    install_shims()
+    import torch
+    from recbole.config import Config
+    from recbole.data import create_dataset, data_preparation
+    from recbole.utils import get_model, get_trainer, init_seed
+
+    pre_split = (data / f'{data.name}.train.inter').exists()
+    own = {'data_path': str(data.parent), 'seed': seed, 'show_progress': False, 'use_gpu': False,
+           'checkpoint_dir': tempfile.mkdtemp(prefix='recbole-')}
+    if pre_split:
+        columns = {kind: (data / f'{data.name}.{kind}').read_text().split('\n', 1)[0].split('\t')
+                   for kind in ('user', 'item')}
+        own |= {'benchmark_filename': ['train', 'valid', 'test'], 'threshold': None,
+                'load_col': {'inter': ['user_id', 'item_id', 'label'],
+                             **{kind: [c.split(':')[0] for c in names] for kind, names in columns.items()}}}
+    else:
+        own |= {'load_col': {'inter': ['user_id', 'item_id', 'timestamp']},
+                'eval_args': {'split': {'LS': 'valid_and_test'}, 'order': 'TO', 'mode': 'full', 'group_by': 'user'}}
+    sys.argv = sys.argv[:1]  # RecBole reads it too
+    config = Config(model=model_name, dataset=data.name, config_dict=own | settings)
+    init_seed(config['seed'], config['reproducibility'])
+    begin = time.perf_counter()
+    train, valid, test = data_preparation(config, create_dataset(config))
+    prepared = time.perf_counter()
+    init_seed(config['seed'] + config['local_rank'], config['reproducibility'])
+    model = get_model(config['model'])(config, train._dataset).to(config['device'])
+    trainer = get_trainer(config['MODEL_TYPE'], config['model'])(config, model)
+    train_seconds, valid_seconds = (_clock(trainer, name) for name in ('_train_epoch', '_valid_epoch'))
+    best, figures = trainer.fit(train, valid, verbose=False, saved=True, show_progress=False)
+    fitted = time.perf_counter()
+    result = trainer.evaluate(test, load_best_model=True, show_progress=False)
+    return {'peer': 'RecBole', 'version': '1.2.1', 'torch': torch.__version__, 'threads': torch.get_num_threads(),
+            'model': model_name, 'seed': seed, 'settings': settings, 'epochs': len(train_seconds),
+            'valid': dict(figures), 'test': dict(result), 'parameters': sum(p.numel() for p in model.parameters()),
+            'seconds': {'prepare': prepared - begin, 'fit': fitted - prepared, 'test': time.perf_counter() - fitted},
+            'train_seconds': train_seconds, 'valid_seconds': valid_seconds}
+
+
+def _clock(trainer, name: str) -> list[float]:
+    """The seconds of each call of the trainer's method, in a list that grows."""
+    method, seconds = getattr(trainer, name), []
+
+    def timed(*args, **kwargs):
+        begin = time.perf_counter()
+        try:
+            return method(*args, **kwargs)
+        finally:
+            seconds.append(time.perf_counter() - begin)
+
+    setattr(trainer, name, timed)
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--model', required=True, help="RecBole's name: BPR, LightGCN, SASRec, DeepFM, …")
+    parser.add_argument('--data', type=pathlib.Path, required=True)
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--set', action='append', default=[], metavar='KEY=JSON', help='further settings')
+    args = parser.parse_args()
+    warnings.filterwarnings('ignore')
+    logging.disable(logging.WARNING)
+    settings = {key: json.loads(value) for key, value in (entry.split('=', 1) for entry in args.set)}
+    print(json.dumps(run(args.model, args.data.resolve(), args.seed, settings)), flush=True)
+
+
+if __name__ == '__main__':
+    main()
