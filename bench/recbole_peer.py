@@ -26,6 +26,7 @@ import warnings
 def install_shims() -> None:
     """Makes `import recbole` work with NumPy 2, SciPy 1.12 and later, pandas 3, torch 2.6 and later, no ray."""
     import numpy as np
+    import pandas
     import scipy.sparse
     import torch
 
@@ -38,6 +39,13 @@ def install_shims() -> None:
             for key, value in entries.items():
                 matrix[key] = value
         scipy.sparse.dok_matrix._update = update
+    # It fills gaps by `df[field].fillna('', inplace=True)`, which pandas 3 does to a copy: an item without any
+    # attribute stays NaN. Not read as NaN in the first place, it is the '' that was meant.
+    read_csv = pandas.read_csv
+    pandas.read_csv = lambda *args, **kwargs: read_csv(*args, **{'keep_default_na': False} | kwargs)
+    aggregate = pandas.Series.agg  # of `len`: the length of each value no more, but of the whole
+    pandas.Series.agg = lambda column, function, *args, **kwargs: (
+        column.map(len) if function is len else aggregate(column, function, *args, **kwargs))
     load = torch.load
     torch.load = lambda *args, **kwargs: load(*args, **{'weights_only': False} | kwargs)
     sys.modules['ray'] = ray = types.ModuleType('ray')

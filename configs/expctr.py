@@ -57,6 +57,7 @@ def get_config(dataset: str = 'ml-100k') -> ConfigDict:
         'checkpoint_every': 10,  # batches
     })
     config.fit = ConfigDict({
+        'task': 'click',  # or 'rating': the place of the rating on its scale
         'text': False,
         'seeds': 1,  # trained at once, each from its own start
         'fields': ('user_id', 'item_id', 'profile', 'attributes'),
@@ -85,6 +86,7 @@ def get_config(dataset: str = 'ml-100k') -> ConfigDict:
         'checkpoint_every': 4,  # iterations
     })
     config.judge = ConfigDict({
+        'task': 'click',
         'scorers': {'DeepFM': 'predictor(ids)', 'ICL': 'llm(icl)', 'ExpCTR-LLM': 'llm(final)',
                     'ExpCTR-Aug': 'predictor(aug, final)'},
         # Two phases `explain` to compare, and the scorers that are shown beside their texts.

@@ -26,8 +26,13 @@ def case(model_class, *, attributes=A, projection=None, seed=0, **options):
     many[:1] = 0  # an item without any
     text = rng.normal(size=(B, K, D)).astype(np.float32)
     text[2] = 0  # a row without explanations
-    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(scale=0.5, size=x.shape), jnp.float32),
-                          nn.unbox(jax.eval_shape(model.init, jax.random.key(0), ids, many)['params']))
+
+    def drawn(path, shape):
+        x = jnp.asarray(rng.normal(scale=0.5, size=shape.shape), jnp.float32)
+        return 0.5 + jnp.abs(x) if path[-1].key == 'variance' else x
+
+    params = jax.tree_util.tree_map_with_path(
+        drawn, nn.unbox(jax.eval_shape(model.init, jax.random.key(0), ids, many)['params']))
     return model, params, ids, many, None if projection is None else text
 
 
@@ -61,10 +66,18 @@ def linear(layer, hidden):
             for j in range(kernel.shape[1])]
 
 
+def normalised(p, name, hidden):
+    """Batch-normalised by moving averages, where the model has any."""
+    if name not in p:
+        return hidden
+    return [(x - mean) / np.sqrt(variance + 1e-5) * scale + bias for x, mean, variance, scale, bias
+            in zip(hidden, *(p[name][key] for key in ('mean', 'variance', 'scale', 'bias')), strict=True)]
+
+
 def relu_mlp(p, hidden):
     n = 0
     while f'mlp_{n}' in p:
-        hidden = [max(0.0, x) for x in linear(p[f'mlp_{n}'], hidden)]
+        hidden = [max(0.0, x) for x in normalised(p, f'mlp_{n}_norm', linear(p[f'mlp_{n}'], hidden))]
         n += 1
     return hidden
 

@@ -49,7 +49,7 @@ def test_user_vectors_equal_the_slow_model():
 def test_scores_use_the_output_layer_and_its_bias():
     p = plain(PARAMS)
     scores = jax.jit(MODEL.apply)({'params': PARAMS}, USER, HISTORY)
-    expected = vectors(USER, HISTORY) @ p['item_output'].T + p['item_bias']
+    expected = vectors(USER, HISTORY) @ p['item_output'][:I].T + p['item_bias'][:I]
     np.testing.assert_allclose(scores, expected, rtol=2e-5, atol=2e-5)
     assert MODEL.apply({'params': PARAMS}, method='item_vectors').shape == (I, 2 * E)
 
@@ -92,9 +92,9 @@ def test_one_pass_trains_on_all_prefixes():
     assert objective(PARAMS, 0) != objective(PARAMS, 1)
 
 
-def test_defaults_are_the_paper_s_length_and_recbole_s_widths():
+def test_defaults_are_the_authors_length_and_recbole_s_widths():
     model = Caser(num_items=I, num_users=U)
-    assert (model.embed_dim, model.max_length, model.horizontal, model.vertical, model.dropout) == (64, 5, 16, 8, 0.4)
+    assert (model.embed_dim, model.max_length, model.horizontal, model.vertical, model.dropout) == (64, 5, 8, 4, 0.4)
 
 
 def slow_state(p, users, items):

@@ -45,6 +45,12 @@ def test_equals_the_slow_model(attributes, projection):
     slow.check_equal(slow_dcn, *case(attributes=attributes, projection=projection))
 
 
+def test_without_batch_normalisation_it_equals_the_slow_model_too():
+    model, params, *inputs = case(projection=3, batch_norm=False)
+    assert not [name for name in params if name.endswith('_norm')]
+    slow.check_equal(slow_dcn, model, params, *inputs)
+
+
 @pytest.mark.parametrize('projection', [0, 3])
 def test_no_text_is_exactly_zero_text(projection):
     slow.check_zero_text_is_no_text(*case(projection=projection, mlp=(32,)))
@@ -94,5 +100,6 @@ def test_explanations_are_not_crossed():
 def test_published_defaults():
     model = DCN(vocab_size=slow.V)
     assert (model.embed_dim, model.mlp, model.cross_layers, model.dropout) == (10, (256, 256, 256), 6, 0.2)
+    assert model.batch_norm
     with pytest.raises(UserError, match='cross_layers=0'):
         DCN(vocab_size=slow.V, cross_layers=0)

@@ -17,7 +17,8 @@ def slow_dssm(p, ids, attributes, text, gamma=1.0):
               'item': [x for f in v[2:] for x in f] + slow.features(p, text)}
     for name in towers:
         for n in range(2):
-            towers[name] = [np.tanh(x) for x in slow.linear(p[f'{name}_mlp_{n}'], towers[name])]
+            hidden = slow.linear(p[f'{name}_mlp_{n}'], towers[name])
+            towers[name] = [np.tanh(x) for x in slow.normalised(p, f'{name}_mlp_{n}_norm', hidden)]
     length = {name: np.sqrt(slow.dot(y, y)) for name, y in towers.items()}
     return gamma * slow.dot(towers['user'], towers['item']) / (length['user'] * length['item'])
 
@@ -25,6 +26,12 @@ def slow_dssm(p, ids, attributes, text, gamma=1.0):
 @pytest.mark.parametrize('attributes, projection', slow.CASES)
 def test_equals_the_slow_model(attributes, projection):
     slow.check_equal(slow_dssm, *slow.case(DSSM, attributes=attributes, projection=projection))
+
+
+def test_without_batch_normalisation_it_equals_the_slow_model_too():
+    model, params, *inputs = slow.case(DSSM, projection=3, batch_norm=False)
+    assert not [name for name in params if name.endswith('_norm')]
+    slow.check_equal(slow_dssm, model, params, *inputs)
 
 
 def test_gamma_is_the_scale_of_the_cosine():

@@ -7,6 +7,7 @@ import pytest
 
 from xrec_jax.errors import UserError
 from xrec_jax.recommenders import ranking, sequences
+from xrec_jax.recommenders.ranking import data
 
 ITEMS = 9
 RNG = np.random.default_rng(0)
@@ -93,12 +94,12 @@ MODEL = Lookup(ITEMS, 5)
 PARAMS = {'item_embedding': jnp.asarray(VECTORS), 'item_bias': jnp.asarray(BIAS)}
 
 
-def batch():
-    positives = ranking._positives(np.array([0, 0, 0, 1, 1]), np.array([1, 2, 4, 0, 8]), 2, ITEMS)
-    data = ranking.Data(None, None, positives, None, None, {}, 4)
+def batch(stride=1):
+    positives = data.positives_of(np.array([0, 0, 0, 1, 1]), np.array([1, 2, 4, 0, 8]), 2, ITEMS)
+    train = ranking.Data(None, None, positives, None, None, {}, width=4, stride=stride, item_shards=1)
     return ranking.Batch(user=np.array([0, 1, 1]), item=np.array([4, 8, 3]), negative=np.array([0, 1, 1]),
                          history=np.array([[5, 6, 2, 3], [0, 0, 0, 1], [1, 1, 1, 1]]), mask=np.array([1, 1, 0]),
-                         data=data)
+                         data=train)
 
 
 def log_softmax(item):
@@ -106,16 +107,17 @@ def log_softmax(item):
     return scores - np.log(np.exp(scores).sum())
 
 
-@pytest.mark.parametrize('every_position, pairs', [(True, [(6, 2), (2, 3), (3, 5), (1, 9)]), (False, [(3, 5), (1, 9)])])
-def test_next_item_loss_is_over_the_latest_items_of_unmasked_rows(every_position, pairs):
-    loss = sequences.next_item_loss(MODEL, every_position=every_position)
+@pytest.mark.parametrize('stride, pairs', [
+    (1, [(3, 5), (1, 9)]), (2, [(2, 3), (3, 5), (1, 9)]), (3, [(6, 2), (2, 3), (3, 5), (1, 9)])])
+def test_next_item_loss_is_over_the_latest_items_of_unmasked_rows(stride, pairs):
+    loss = sequences.next_item_loss(MODEL)
     expected = -np.mean([log_softmax(item)[target - 1] for item, target in pairs])
-    np.testing.assert_allclose(jax.jit(loss)(PARAMS, batch(), jax.random.key(0)), expected, rtol=1e-5)
-    assert loss is sequences.next_item_loss(MODEL, every_position=every_position)  # or `jit` compiles each epoch
+    np.testing.assert_allclose(jax.jit(loss)(PARAMS, batch(stride), jax.random.key(0)), expected, rtol=1e-5)
+    assert loss is sequences.next_item_loss(MODEL)  # or `jit` compiles each epoch
 
 
 def test_binary_next_item_loss_has_negatives_that_the_user_never_liked():
-    loss = jax.jit(sequences.next_item_loss(MODEL, 'binary', every_position=False))
+    loss = jax.jit(sequences.next_item_loss(MODEL, 'binary'))
     s = lambda item, other: 1 / (1 + np.exp(-(VECTORS[item - 1] @ VECTORS[other - 1] + BIAS[other - 1])))
     possible = [-(np.log(s(3, 5)) + np.log(1 - s(3, j)) + np.log(s(1, 9)) + np.log(1 - s(1, k))) / 2
                 for j in (1, 4, 6, 7, 8, 9) for k in range(2, 9)]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import chex
 from flax import linen as nn
@@ -18,6 +19,8 @@ from xrec_jax.metrics import ctr
 from xrec_jax.recommenders import fields as fields_lib
 from xrec_jax.recommenders import training
 from xrec_jax.recommenders.deepfm import DeepFM
+from xrec_jax.runs import compiles
+from xrec_jax.runs.checkpoints import Checkpoints
 
 D = 4
 # One of each for all tests, and text everywhere: anything else is another compilation.
@@ -210,6 +213,109 @@ def test_one_epoch_without_dropout_equals_a_plain_loop_of_batches():
         assert np.mean(close) > 0.995
 
 
+# ------------------------------------------------------------------------ what shapes no program
+
+
+OTHERS = [dataclasses.replace(CONFIG, **change) for change in (
+    {'learning_rate': 1e-2}, {'weight_decay': 0.0}, {'embedding_decay': 0.0}, {'text_dropout': 0.0},
+    {'learning_rate': 3e-3, 'weight_decay': 1.0, 'embedding_decay': 0.3, 'text_dropout': 0.9},
+    {'epochs': 2}, {'patience': 1})]
+
+
+def test_rates_epochs_and_patience_are_no_other_program():
+    start = training.init_state(MODEL, CONFIG, FIELDS, jax.random.key(0))
+    training.fit(MODEL, CONFIG, FIELDS, TRAIN_TEXT, VALID_TEXT, state=start)
+    epochs, before, states = training._run_epoch._cache_size(), compiles.num_compiles(), []
+    for config in OTHERS:
+        state = training.init_state(MODEL, config, FIELDS, jax.random.key(0))
+        states.append(training.fit(MODEL, config, FIELDS, TRAIN_TEXT, VALID_TEXT, state=state))
+    assert compiles.num_compiles() == before and training._run_epoch._cache_size() == epochs
+    assert len({np.asarray(state.params['embedding']).tobytes() for state in states}) == len(states)
+
+
+def test_nor_of_seeds_together():
+    keys = jax.random.split(jax.random.key(5), 3)
+    start = training.init_seeds(MODEL, CONFIG, FIELDS, keys)
+    training.fit(MODEL, CONFIG, FIELDS, TRAIN, VALID, state=start)
+    before = compiles.num_compiles()
+    for config in OTHERS:
+        start = training.init_seeds(MODEL, config, FIELDS, keys)
+        training.fit(MODEL, config, FIELDS, TRAIN, VALID, state=start)
+    assert compiles.num_compiles() == before
+
+
+def test_several_rates_at_once_equal_each_alone():
+    """Each other one of the rates, side by side in one compiled epoch."""
+    configs = [CONFIG, *OTHERS[:5]]
+    start = training.init_state(MODEL, CONFIG, FIELDS, jax.random.key(0))
+    stacked = jax.tree.map(lambda *rates: jnp.stack(rates), *(config.rates for config in configs))
+    together, _ = jax.vmap(lambda rates: training._run_epoch(
+        MODEL, CONFIG.program, rates, FIELDS, start, TRAIN_TEXT, VALID_TEXT))(stacked)
+    for n, config in enumerate(configs):
+        alone, _ = training.run_epoch(MODEL, config, FIELDS, start, TRAIN_TEXT, VALID_TEXT)
+        chex.assert_trees_all_close(jax.tree.map(lambda leaf: leaf[n], together.params), alone.params,
+                                    rtol=1e-4, atol=1e-5)
+        if n:
+            assert not np.allclose(together.params['embedding'][n], together.params['embedding'][0], atol=1e-4)
+
+
+def test_a_saved_state_goes_on_with_other_rates(tmp_path):
+    """What is on disk does not depend on them."""
+    first, _ = training.run_epoch(MODEL, CONFIG, FIELDS, training.init_state(
+        MODEL, CONFIG, FIELDS, jax.random.key(0)), TRAIN_TEXT, VALID_TEXT)
+    with Checkpoints(tmp_path / 'state') as checkpoints:
+        checkpoints.save(1, first)
+    other = OTHERS[4]
+    with Checkpoints(tmp_path / 'state') as checkpoints:
+        done, restored = checkpoints.restore(training.init_state(MODEL, other, FIELDS, jax.random.key(1)))
+    assert done == 1 and equal(restored, first)
+    expected, _ = training.run_epoch(MODEL, other, FIELDS, first, TRAIN_TEXT, VALID_TEXT)
+    assert equal(training.run_epoch(MODEL, other, FIELDS, restored, TRAIN_TEXT, VALID_TEXT)[0], expected)
+
+
+# ---------------------------------------------------------------------------------- the best score
+
+
+@pytest.mark.parametrize('score, best_score, strict, rounded', [
+    (0.5, -np.inf, True, True), (0.5, 0.5, False, True), (0.50001, 0.5, True, True), (0.5, 0.50001, False, True),
+    (0.5, 0.5001, False, False), (0.5001, 0.5, True, True), (0.50004, 0.50006, False, False),
+    (-0.65, -0.65002, True, True), (-0.65002, -0.65, False, True), (np.nan, -np.inf, False, False),
+    (np.nan, 0.5, False, False)])
+def test_the_better_score_strictly_or_by_four_digits(score, best_score, strict, rounded):
+    score, best_score = jnp.float32(score), jnp.float32(best_score)
+    for compiled in (lambda f: f, functools.partial(jax.jit, static_argnums=2)):
+        assert bool(compiled(training.better)(score, best_score, None)) is strict
+        assert bool(compiled(training.better)(score, best_score, 4)) is rounded
+
+
+def recbole(scores, patience):
+    """(epochs run, best epoch) by `recbole.utils.early_stopping` 1.2.1, `stopping_step` one below `patience`."""
+    best, worse, kept = -math.inf, 0, 0
+    for epoch, score in enumerate(scores, start=1):
+        score = round(float(score), 4)
+        if score >= best:
+            best, worse, kept = score, 0, epoch
+        else:
+            worse += 1
+            if worse > patience - 1:
+                break
+    return epoch, kept
+
+
+@pytest.mark.parametrize('step', [1e-5, 5e-5, 1e-3])
+def test_four_digits_stop_and_keep_as_the_reference_library(step):
+    for seed in range(40):
+        scores = np.round(0.3 + step * np.random.default_rng(seed).normal(size=30), 6).astype(np.float32)
+        state = training.State(params=0, opt_state=(), epoch=jnp.int32(0), key=jax.random.key(0), best_params=0,
+                               best_score=jnp.float32(-jnp.inf), best_epoch=jnp.int32(0))
+        config = training.TrainConfig(epochs=30, patience=4)
+        while not training.finished(state, config):
+            epoch = int(state.epoch)
+            state = training.next_state(state, epoch + 1, (), scores[epoch], digits=4)
+        assert (int(state.epoch), int(state.best_epoch)) == recbole(scores, 4)
+        assert int(state.best_params) == int(state.best_epoch) and int(state.params) == int(state.epoch)
+
+
 def test_predictions_do_not_depend_on_the_block():
     state = trained(text=False)[0]
     logits = jax.jit(training._logits, static_argnames=('model', 'block'))(
@@ -262,7 +368,8 @@ def test_auc_of_one_class_is_no_silent_stop():
 @pytest.mark.parametrize('options, message', [
     (dict(monitor='logloss'), 'Did you mean "log_loss"'), (dict(batch_size=0), 'batch_size=0'),
     (dict(patience=0), 'patience=0'), (dict(epochs=0), 'epochs=0'),
-    (dict(text_dropout=1.0), 'text_dropout=1.0')])
+    (dict(text_dropout=1.0), 'text_dropout=1.0'), (dict(learning_rate=0.0), 'learning_rate=0.0.*above 0'),
+    (dict(weight_decay=-1e-3), 'weight_decay=-0.001'), (dict(embedding_decay=float('nan')), 'embedding_decay=nan')])
 def test_settings_that_cannot_be_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         training.TrainConfig(**options)

@@ -1,143 +1,138 @@
-"""`fit`: trains a predictor, with or without explanations as features (ExpCTR eq. 12 and 15).
+"""`fit`: trains a recommender; what for is `fit.task`.
 
-With `text`, every explanation of a training example that an earlier phase wrote and encoded is one
-row; training examples that have none enter once, with zeros in the explanation's place. Validation
-reads the newest explanations of the validation split.
+  'click', 'rating'  a predictor of a user's verdict on an item, with or without explanations (`fit_predictor`)
+  'ranking'          a model that ranks all items for a user (`fit_ranking`)
+
+Several seeds are trained at once (`fit.seeds`), each stopped and chosen on validation. With values in
+`config.sweep`, every candidate is trained so, and the one that validates best is the result; `sweep.csv` in the
+phase's folder of checkpoints tells of all. The test split is not looked at.
 """
 
-import dataclasses
-import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
-import pyarrow as pa
+import rich.table
 
 from xrec_jax.errors import UserError, nearest
 from xrec_jax.metrics.spread import spread
+from xrec_jax.phases import fit_predictor, fit_ranking, models
 from xrec_jax.phases.task import Task
-from xrec_jax.recommenders import training
-from xrec_jax.recommenders.autoint import AutoInt
-from xrec_jax.recommenders.bert4rec import BERT4RecPredictor
-from xrec_jax.recommenders.caser import CaserPredictor
-from xrec_jax.recommenders.dcn import DCN
-from xrec_jax.recommenders.dcnv2 import DCNv2
-from xrec_jax.recommenders.deepfm import DeepFM
-from xrec_jax.recommenders.dien import DIEN
-from xrec_jax.recommenders.din import DIN
-from xrec_jax.recommenders.dssm import DSSM
-from xrec_jax.recommenders.fignn import FiGNN
-from xrec_jax.recommenders.fm import FM
-from xrec_jax.recommenders.gru4rec import GRU4RecPredictor
-from xrec_jax.recommenders.lr import LR
-from xrec_jax.recommenders.pnn import PNN
-from xrec_jax.recommenders.predictor import Predictor
-from xrec_jax.recommenders.sasrec import SASRecPredictor
-from xrec_jax.recommenders.xdeepfm import XDeepFM
+from xrec_jax.recommenders import sweep
+from xrec_jax.recommenders.training import State, finished
 from xrec_jax.runs import progress
 from xrec_jax.runs.checkpoints import Checkpoints
-from xrec_jax.runs.explanations import read_explanations, vectors
+from xrec_jax.runs.files import write_whole
 from xrec_jax.runs.state import Fitted, RunState
 
-MODELS: dict[str, type[Predictor]] = {
-    'lr': LR, 'fm': FM, 'dssm': DSSM, 'deepfm': DeepFM, 'autoint': AutoInt, 'pnn': PNN, 'xdeepfm': XDeepFM,
-    'fignn': FiGNN, 'dcn': DCN, 'dcnv2': DCNv2, 'din': DIN, 'dien': DIEN, 'sasrec': SASRecPredictor,
-    'bert4rec': BERT4RecPredictor, 'gru4rec': GRU4RecPredictor, 'caser': CaserPredictor}
+# Each offers `MODELS`, `check(task, settings, earlier)`, `prepare(task, state, settings)`: what all candidates are
+# trained on, and `Training(task, settings, prepared)` with `model`, `config`, `note`, `init(key)` and `fit(state)`.
+TASKS = {'click': fit_predictor, 'rating': fit_predictor, 'ranking': fit_ranking}
 
 
 def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collections.ConfigDict) -> RunState:
-    """Fits the predictor `settings.name`; goes on from its newest checkpoint."""
-    config = training.TrainConfig(**settings.training.to_dict())
-    train, valid = _rows(task, state, settings, config.objective)
-    model = make_model(task, settings, 0 if train.text is None else train.text.shape[-1])
+    """Fits the model `settings.name`, or every candidate for it; goes on from the newest checkpoints."""
+    kind = TASKS[settings.task]
+    prepared = kind.prepare(task, state, settings)
     key = jax.random.fold_in(jax.random.key(task.seed), index)
-    if settings.seeds == 1:
-        fresh = training.init_state(model, config, task.fields, key)
-    else:
-        fresh = training.init_seeds(model, config, task.fields, jax.random.split(key, settings.seeds))
-    with Checkpoints(task.workdir / 'checkpoints' / phase) as checkpoints:
-        done, fitted = checkpoints.restore(fresh)
-        if not training.finished(fitted, config):
-            task.metrics.rewind(phase, done)
-            with progress.bar(phase, config.epochs, done, 'epochs') as advance:
-
-                def on_epoch(fitted: training.State, metrics: dict[str, float]) -> None:
-                    epoch = metrics.pop('epoch')
-                    task.metrics.write(phase, epoch, metrics)
-                    if epoch % settings.checkpoint_every == 0 or training.finished(fitted, config):
-                        checkpoints.save(epoch, fitted)
-                    advance(note=f'{config.monitor} {abs(metrics["score"]):.4f}')
-
-                fitted = training.fit(model, config, task.fields, train, valid, state=fitted, on_epoch=on_epoch)
-    progress.say(f'{phase}: {len(train.user):,} rows'
-                 + (f', {_with_text(train):.0%} of them with an explanation' if train.text is not None else '')
-                 + f'; best epoch {_range(fitted.best_epoch)} of {_range(fitted.epoch)}, validation {config.monitor} '
-                 + spread(np.abs(fitted.best_score)))
-    predictor = Fitted(model, fitted.best_params, settings.seeds)
+    candidates = make_candidates(task, settings)
+    trials, results = [], []
+    for number, candidate in enumerate(candidates, 1):
+        name = f'{phase}/trial-{number:03}' if len(candidates) > 1 else phase
+        training = kind.Training(task, overlaid(settings, candidate), prepared)
+        try:
+            fitted = _train(task, training, name, key, settings)
+        except UserError as error:  # a loss that is no number: with other settings it may be one
+            if len(candidates) == 1:
+                raise
+            progress.say(f'{name} with {sweep.text(candidate)}: {error}')
+            trials.append(sweep.Trial(candidate, np.full(1, np.nan), np.zeros(1, int)))
+            results.append(None)
+            continue
+        trials.append(sweep.Trial(candidate, np.ravel(fitted.best_score), np.ravel(fitted.best_epoch)))
+        results.append((training, fitted.best_params))
+        with_values = f' with {sweep.text(candidate)}' if candidate else ''
+        progress.say(f'{name}: {training.note}{with_values}; best epoch {_range(fitted.best_epoch)} of '
+                     f'{_range(fitted.epoch)}, validation {training.config.monitor} {spread(np.abs(fitted.best_score))}')
+    chosen = sweep.ranked(trials)[0]
+    training, params = results[chosen]
+    if len(trials) > 1:
+        _report(task, phase, trials, training.config.monitor)
+    predictor = Fitted(training.model, params, overlaid(settings, candidates[chosen]), settings.seeds)
     return state.replace(predictors=state.predictors | {settings.name: predictor})
 
 
 def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str]) -> None:
-    """UserError for bad training settings, or for text features that nothing before would write."""
-    training.TrainConfig(**settings.training.to_dict())
-    make_model(task, settings, 0)
+    """UserError for bad settings of any candidate, or for what the phases before would not have made."""
+    if settings.task not in TASKS:
+        raise UserError(f'fit.task: "{settings.task}" is nothing to train for.{nearest(settings.task, TASKS)}')
     if settings.seeds < 1:
         raise UserError(f'fit.seeds={settings.seeds}: should be at least 1.')
-    if settings.text and not any(entry.startswith(('align(', 'explain(')) for entry in earlier):
-        raise UserError(f'schedule: fit({settings.name}) with text=True needs explanations: put an align or '
-                        'explain phase before it.')
+    for candidate in make_candidates(task, settings):
+        TASKS[settings.task].check(task, overlaid(settings, candidate), earlier)
 
 
-def make_model(task: Task, settings: ml_collections.ConfigDict, text_dim: int) -> Predictor:
-    """The model `settings.model.name` with the rest of `settings.model`; UserError for what it does not have."""
-    own = settings.model.to_dict()
-    name = own.pop('name')
-    if name not in MODELS:
-        raise UserError(f'fit.model.name: "{name}" is no predictor.{nearest(name, MODELS)}')
-    known = [field.name for field in dataclasses.fields(MODELS[name])
-             if field.name not in ('parent', 'name', 'vocab_size', 'num_user_fields', 'text_dim')]
-    for key in own:
-        if key not in known:
-            raise UserError(f'fit({settings.name}): model "{name}" has no setting "{key}".{nearest(key, known)}')
-    return MODELS[name](vocab_size=task.fields.vocab_size, num_user_fields=task.fields.user_fields.shape[1],
-                        text_dim=text_dim, **own)
+def make_candidates(task: Task, settings: ml_collections.ConfigDict) -> list[dict[str, Any]]:
+    """What `config.sweep` makes of this fit, as changes of dotted settings; [{}] without a sweep.
+
+    Settings that the model does not have (a dropout of LR) are left out.
+    """
+    if 'sweep' not in task.config:
+        return [{}]
+    asked = task.config.sweep
+    model = TASKS[settings.task].MODELS.get(settings.model.name)
+    has = {'training': settings.training, 'model': models.settings_of(model) if model else ()}
+    values = {f'{group}.{name}': tuple(asked[group][name]) for group in ('training', 'model')
+              for name in asked[group] if len(asked[group][name]) and name in has[group]}
+    if not values:
+        return [{}]
+    return sweep.candidates(values, search=asked.search, trials=asked.trials, seed=task.seed)
 
 
-def _rows(task: Task, state: RunState, settings: ml_collections.ConfigDict, objective: str
-          ) -> tuple[training.Rows, training.Rows]:
-    """Training and validation rows."""
-    train, valid = task.examples['train'], task.examples['valid']
-    history = MODELS[settings.model.name].uses_history
-    scale = task.dataset.rating_scale if objective == 'rating' else None
-    make_rows = functools.partial(training.make_rows, history=history, scale=scale)
-    if not settings.text:
-        return make_rows(train), make_rows(valid)
-    corpus = pa.concat_tables([read_explanations(path, 'train') for path in state.explanations.values()])
-    corpus = corpus.filter(corpus['vector'].is_valid())
-    validation = newest_vectors(task, state, 'valid')
-    if not len(corpus):
-        raise UserError(f'schedule: fit({settings.name}) with text=True needs encoded explanations of the train '
-                        'split: put an align or explain phase before it.')
-    index = corpus['example'].to_numpy()
-    missing = np.setdiff1d(np.arange(len(train.user)), index)
-    text = vectors(corpus)
-    text = np.concatenate([text, np.zeros((len(missing), text.shape[1]), np.float32)])
-    return make_rows(train, text[:, None], np.concatenate([index, missing])), make_rows(valid, validation[:, None])
+def overlaid(settings: ml_collections.ConfigDict, candidate: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """`settings` with the values of `candidate`, whose keys are dotted."""
+    settings = ml_collections.ConfigDict(settings.to_dict())
+    for key, value in candidate.items():
+        group, name = key.split('.')
+        settings[group][name] = value
+    return settings
 
 
-def newest_vectors(task: Task, state: RunState, split: str) -> np.ndarray:
-    """Vectors [N, d] of the newest phase that encoded every example of a split, in their order."""
-    for path in reversed(state.explanations.values()):
-        table = read_explanations(path, split).sort_by('example')
-        if len(table) == len(task.examples[split].user) and not table['vector'].null_count:
-            return vectors(table)
-    raise UserError(f'schedule: there are no encoded explanations of the {split} split: put an explain phase '
-                    f'with splits that name "{split}" and encode=True before.')
+def _train(task: Task, training, name: str, key: jax.Array, settings: ml_collections.ConfigDict) -> State:
+    """One candidate, all its seeds: from its newest checkpoint to the end."""
+    fresh = training.init(key if settings.seeds == 1 else jax.random.split(key, settings.seeds))
+    with Checkpoints(task.workdir / 'checkpoints' / name) as checkpoints:
+        done, fitted = checkpoints.restore(fresh)
+        if finished(fitted, training.config):
+            return fitted
+        task.metrics.rewind(name, done)
+        with progress.bar(name, training.config.epochs, done, 'epochs') as advance:
+
+            def on_epoch(fitted: State, metrics: dict[str, float]) -> None:
+                epoch = metrics.pop('epoch')
+                task.metrics.write(name, epoch, metrics)
+                if epoch % settings.checkpoint_every == 0 or finished(fitted, training.config):
+                    checkpoints.save(epoch, fitted)
+                advance(note=f'{training.config.monitor} {abs(metrics["score"]):.4f}')
+
+            return training.fit(fitted, on_epoch)
 
 
-def _with_text(rows: training.Rows) -> float:
-    return float(np.mean(np.any(np.asarray(rows.text) != 0, axis=(1, 2))))
+def _report(task: Task, phase: str, trials: list[sweep.Trial], monitor: str) -> None:
+    """Prints the candidates, best first, and writes `sweep.csv`."""
+    header, rows = sweep.table(trials)
+    path = task.workdir / 'checkpoints' / phase / 'sweep.csv'
+    lines = '\n'.join(','.join(map(str, row)) for row in (header, *rows)) + '\n'
+    write_whole(path, lambda partial: partial.write_text(lines))
+    table = rich.table.Table(title=f'{phase}: {len(trials)} candidates by validation {monitor}', title_justify='left')
+    for title in header:
+        table.add_column(title, justify='right')
+    for row in rows:
+        table.add_row(*(f'{value:.4f}' if isinstance(value, float) and 'valid' in title else str(value)
+                        for title, value in zip(header, row)))
+    progress.CONSOLE.print(table)
 
 
 def _range(epochs: jax.Array) -> str:

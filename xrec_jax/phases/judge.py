@@ -1,9 +1,9 @@
 """`judge`: measures what a run has made, and shows it.
 
-  `ctr_table`   AUC, LogLoss, MAE, RMSE of every scorer on validation and test (ExpCTR table 1); of a
-                predictor that was fitted with several seeds, mean and spread
-  `named_share` how many explanations name an attribute that truly decided (simulated worlds)
-  `examples`    a few explanations before and after, side by side
+  the table      figures of every scorer (`scorers`) on validation and test; of a predictor that was fitted with
+                 several seeds, mean and spread
+  `named_share`  how many explanations name an attribute that truly decided (simulated worlds)
+  `examples`     a few explanations before and after, side by side
 All of it goes to `summary.json` too, the table also to `table.csv` and `table.md`. Without `judge.before`
 and `judge.after` there are no explanations to look at. Every score is of an explanation written without the label.
 """
@@ -14,7 +14,6 @@ import importlib.metadata
 import io
 import json
 import pathlib
-import re
 from collections.abc import Sequence
 
 import jax
@@ -26,31 +25,43 @@ import rich.table
 
 from xrec_jax.data import protocols
 from xrec_jax.errors import UserError, nearest
-from xrec_jax.metrics import attributes, ctr
+from xrec_jax.metrics import attributes
 from xrec_jax.metrics.spread import spread
+from xrec_jax.phases import scorers
+from xrec_jax.phases.scorers import SPLITS, Figures
 from xrec_jax.phases.task import Task
-from xrec_jax.recommenders import training
 from xrec_jax.runs import progress
-from xrec_jax.runs.explanations import read_explanations, vectors
 from xrec_jax.runs.files import write_whole
 from xrec_jax.runs.state import RunState
 
-SPLITS = ('valid', 'test')
+SUMMARY = {'click': 'ctr', 'rating': 'rating', 'ranking': 'ranking'}  # `judge.task` → key of summary.json
 
 
 def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collections.ConfigDict) -> RunState:
     """Prints the tables and writes `summary.json`."""
     compared = 'before' in settings
     if compared:
-        before, after = (explanations(state, side.explain) for side in (settings.before, settings.after))
-    scores = {name: scorer(task, state, settings.scorers[name]) for name in in_order(task, settings.scorers)}
-    figures = {name: {split: ctr_figures(task.examples[split].label, by_split[split]) for split in SPLITS}
-               for name, by_split in scores.items()}
+        before, after = (scorers.explanations(state, side.explain) for side in (settings.before, settings.after))
+    names = scorers.in_order(task, settings.scorers)
+    counts, scores = {}, {}
+    if settings.task == 'ranking':
+        figures = {}
+        for name in names:
+            _, fitted, _ = scorers.parse(settings.scorers[name])
+            figures[name], counts[name] = scorers.ranking_figures(task, state.predictors[fitted], tuple(settings.ks))
+    else:
+        scores = {name: scorers.predictions(task, state, settings.scorers[name]) for name in names}
+        measure = scorers.click_figures if settings.task == 'click' else scorers.rating_figures
+        figures = {name: measure(task, by_split) for name, by_split in scores.items()}
+    unseen = {split: scorers.unseen(task, split) for split in SPLITS}
+    key = SUMMARY[settings.task]
     summary = {
-        'ctr': {name: {split: {metric: float(np.mean(values)) for metric, values in of_split.items()}
-                       for split, of_split in by_split.items()} for name, by_split in figures.items()},
-        'ctr_of_seeds': {name: by_split for name, by_split in figures.items() if len(by_split['test']['auc']) > 1},
+        key: {name: {split: {metric: float(np.mean(values)) for metric, values in of_split.items()}
+                     for split, of_split in by_split.items()} for name, by_split in figures.items()},
+        f'{key}_of_seeds': {name: by_split for name, by_split in figures.items() if num_seeds(by_split) > 1},
         'positive_rate': {split: protocols.positive_rate(rows) for split, rows in task.examples.items()},
+        'unseen_in_training': unseen,
+        'fallbacks': counts,
         'named_decisive_attribute': {
             moment: {split: named_share(task, split, table[split]) for split in SPLITS}
             for moment, table in (('before', before), ('after', after))} if compared else None,
@@ -62,111 +73,107 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
     }
     path = task.workdir / 'summary.json'
     write_whole(path, lambda partial: partial.write_text(json.dumps(summary, indent=1, allow_nan=True) + '\n'))
-    console = progress.CONSOLE
-    console.print(ctr_table(task, figures))
-    write_table(task.workdir, figures)
+    labels = scorers.labels(settings.task, tuple(settings.get('ks', ())))
+    columns = shown(settings, figures, labels)
+    progress.CONSOLE.print(figures_table(task, settings.task, figures, columns))
+    write_csv(task.workdir / 'table.csv', figures, labels)
+    write_markdown(task.workdir / 'table.md', figures, columns)
+    for split, number in unseen.items():
+        if number['users'] or number['items']:
+            progress.say(f'{split}: {number["users"]:,} examples of users and {number["items"]:,} of items that '
+                         f'training did not meet, scored {FALLBACK[settings.task]}')
     if compared:
         _say_named(summary['named_decisive_attribute'])
-        console.print(examples(task, settings, before['test'], after['test'], scores))
+        progress.CONSOLE.print(examples(task, settings, before['test'], after['test'], scores))
     progress.say(f'{phase}: written to {path}')
     return state
 
 
+FALLBACK = {
+    'click': 'by their other fields (an id that was never trained is as it was drawn, near zero)',
+    'rating': 'by their other fields (an id that was never trained is as it was drawn, near zero)',
+    'ranking': 'by popularity (users) and last of all (items)',
+}
+
+
 def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str]) -> None:
     """UserError where the schedule has not made by then what is to be measured."""
+    if settings.task not in SUMMARY:
+        raise UserError(f'judge.task: "{settings.task}" is nothing to measure.{nearest(settings.task, SUMMARY)}')
+    if settings.task == 'ranking' and (not settings.ks or min(settings.ks) < 1):
+        raise UserError(f'judge.ks={tuple(settings.ks)}: should be lengths of lists, as (5, 10, 20).')
+    if not settings.scorers:
+        raise UserError('judge.scorers is empty: name what is to be measured, as {"DeepFM": "predictor(ids)"}.')
     sides = (settings.before, settings.after) if 'before' in settings else ()
     needed = [f'explain({side.explain})' for side in sides]
     for name in (name for side in sides for name in side.scorers):
         if name not in settings.scorers:
             raise UserError(f'judge: "{name}" is none of judge.scorers.{nearest(name, settings.scorers)}')
     for text in settings.scorers.values():
-        needed += phases_of(text)
+        needed += scorers.phases_of(text)
+        scorers.check(task, text, settings.task)
     for entry in needed:
         if entry not in earlier:
             raise UserError(f'schedule: judge({settings.name}) needs {entry} before it.{nearest(entry, earlier)}')
 
 
-def explanations(state: RunState, name: str) -> dict[str, pa.Table]:
-    """What the newest phase `explain(name)` wrote, by split, in the order of the examples."""
-    path = [path for phase, path in state.explanations.items() if phase.endswith(f'-explain-{name}')][-1]
-    return {split: read_explanations(path, split).sort_by('example') for split in SPLITS}
+def num_seeds(figures: Figures) -> int:
+    return len(next(iter(figures['test'].values())))
 
 
-def parse_scorer(text: str) -> tuple[str, str, str | None]:
-    """'llm(EXPLAIN)', 'predictor(FIT)' or 'predictor(FIT, EXPLAIN)' → kind, name, name of explain."""
-    parts = re.fullmatch(r'(llm|predictor)\((\w+)(?:, *(\w+))?\)', text)
-    if not parts or (parts[1] == 'llm' and parts[3]):
-        raise UserError(f'judge.scorers: "{text}" should be llm(EXPLAIN), predictor(FIT) or predictor(FIT, EXPLAIN).')
-    kind, name, written = parts.groups()
-    return kind, name, name if kind == 'llm' else written
+def shown(settings: ml_collections.ConfigDict, figures: dict[str, Figures], labels: dict[str, str]) -> dict[str, str]:
+    """The columns of `labels` there is room for in a terminal: of rankings those at one k, but none twice.
+
+    With one item held out a user, Hit is Recall and MAP is MRR; the files have all.
+    """
+    if settings.task != 'ranking':
+        return labels
+    k = 10 if 10 in settings.ks else max(settings.ks)
+    columns = {}
+    for metric in (metric for metric in labels if metric.endswith(f'@{k}')):
+        values = np.concatenate([by_split['test'][metric] for by_split in figures.values()])
+        if not any(np.allclose(values, others, atol=1e-6) for others in columns.values()):
+            columns[metric] = values
+    return {metric: labels[metric] for metric in columns}
 
 
-def phases_of(text: str) -> list[str]:
-    """The entries of the schedule that a scorer needs."""
-    kind, name, written = parse_scorer(text)
-    return [f'fit({name})'] * (kind == 'predictor') + [f'explain({written})'] * bool(written)
-
-
-def in_order(task: Task, scorers: ml_collections.ConfigDict) -> list[str]:
-    """The names of the scorers in the order in which the schedule comes to have them (a config sorts its keys)."""
-    schedule = list(task.config.schedule)
-    return sorted(scorers, key=lambda name: max(map(schedule.index, phases_of(scorers[name]))))
-
-
-def scorer(task: Task, state: RunState, text: str) -> dict[str, np.ndarray]:
-    """Scores [S, N] by split of what `parse_scorer` knows; S > 1 for a predictor of several seeds."""
-    kind, name, written = parse_scorer(text)
-    tables = explanations(state, written) if written else {}
-    if kind == 'llm':
-        return {split: table['llm_score'].to_numpy()[None] for split, table in tables.items()}
-    predictor = state.predictors[name]
-
-    predict = training.predict if predictor.seeds == 1 else training.predict_of_seeds
-
-    def rows(split: str) -> training.Rows:
-        text = vectors(tables[split])[:, None] if written else None
-        return training.make_rows(task.examples[split], text, history=predictor.model.uses_history)
-
-    return {split: np.atleast_2d(predict(predictor.model, predictor.params, task.fields, rows(split)))
-            for split in SPLITS}
-
-
-def ctr_figures(labels: np.ndarray, scores: np.ndarray) -> dict[str, list[float]]:
-    """The metrics of `ctr.ctr_metrics`, one value a seed; labels [N], scores [S, N]."""
-    each = [ctr.ctr_metrics(labels, row) for row in scores]
-    return {metric: [row[metric] for row in each] for metric in ctr.LABELS}
-
-
-def ctr_table(task: Task, figures: dict) -> rich.table.Table:
-    """The table of scorers; with spreads the test split alone, for want of room."""
-    splits = ('test',) if any(len(by_split['test']['auc']) > 1 for by_split in figures.values()) else SPLITS
-    rates = ', '.join(f'{split} {protocols.positive_rate(task.examples[split]):.1%} of '
-                      f'{len(task.examples[split].label)}' for split in splits)
-    table = rich.table.Table(title=f'{task.dataset.name}, seed {task.seed} (liked: {rates})', title_justify='left')
+def figures_table(task: Task, judged: str, figures: dict[str, Figures], labels: dict[str, str]) -> rich.table.Table:
+    """The table of scorers; with spreads, or many columns, the test split alone, for want of room."""
+    spreads = any(num_seeds(by_split) > 1 for by_split in figures.values())
+    splits = ('test',) if spreads or len(labels) > 4 else SPLITS
+    sizes = ', '.join(f'{split} {len(task.examples[split].label):,}'
+                      + (f', {protocols.positive_rate(task.examples[split]):.1%} liked' if judged == 'click' else '')
+                      for split in splits)
+    table = rich.table.Table(title=f'{task.dataset.name}, seed {task.seed} ({sizes})', title_justify='left')
     table.add_column('')
     for split in splits:
-        for name in ctr.LABELS.values():
-            table.add_column(f'{split}\n{name}', justify='right')
+        for title in labels.values():
+            table.add_column(f'{split}\n{title}', justify='right')
     for name, by_split in figures.items():
-        table.add_row(name, *(spread(by_split[split][metric]) for split in splits for metric in ctr.LABELS))
+        table.add_row(name, *(spread(by_split[split][metric]) for split in splits for metric in labels))
     return table
 
 
-def write_table(workdir: pathlib.Path, figures: dict) -> None:
-    """The same as `table.csv` (mean and standard deviation in columns of their own) and `table.md`."""
-    columns = [(split, metric) for split in SPLITS for metric in ctr.LABELS]
+def write_csv(path: pathlib.Path, figures: dict[str, Figures], labels: dict[str, str]) -> None:
+    """All figures on both splits, mean and standard deviation in columns of their own."""
+    columns = [(split, metric) for split in SPLITS for metric in labels]
     text = io.StringIO()
     rows = csv.writer(text)
-    rows.writerow(['', *(f'{split} {ctr.LABELS[metric]}{what}' for split, metric in columns for what in ('', ' std'))])
+    rows.writerow(['', *(f'{split} {labels[metric]}{what}' for split, metric in columns for what in ('', ' std'))])
     for name, by_split in figures.items():
         values = [by_split[split][metric] for split, metric in columns]
         rows.writerow([name, *(x for v in values for x in (np.mean(v), np.std(v, ddof=1) if len(v) > 1 else ''))])
-    write_whole(workdir / 'table.csv', lambda partial: partial.write_text(text.getvalue()))
-    lines = ['| |' + '|'.join(f' {split} {ctr.LABELS[metric]} ' for split, metric in columns) + '|',
+    write_whole(path, lambda partial: partial.write_text(text.getvalue()))
+
+
+def write_markdown(path: pathlib.Path, figures: dict[str, Figures], labels: dict[str, str]) -> None:
+    """The columns of `labels` on both splits, for a README."""
+    columns = [(split, metric) for split in SPLITS for metric in labels]
+    lines = ['| |' + '|'.join(f' {split} {labels[metric]} ' for split, metric in columns) + '|',
              '|---|' + '---|' * len(columns)]
     lines += [f'| {name} |' + '|'.join(f' {spread(by_split[split][metric])} ' for split, metric in columns) + '|'
               for name, by_split in figures.items()]
-    write_whole(workdir / 'table.md', lambda partial: partial.write_text('\n'.join(lines) + '\n'))
+    write_whole(path, lambda partial: partial.write_text('\n'.join(lines) + '\n'))
 
 
 def named_share(task: Task, split: str, table: pa.Table) -> float:

@@ -7,9 +7,10 @@
 
 Explanations z go into the MLP, or without one beside the e of the last layer.
 
-Easy to get wrong: the residual and the ReLU belong to every layer (RecBole 1.2.1 has one residual, from the
-embeddings to the last layer's sum); inner products are not divided by sqrt(d'); the softmax runs over k; the
-projections have no bias. An absent field is a zero vector, as a query and as a key.
+Easy to get wrong: the residual and the ReLU belong to every layer; inner products are not divided by sqrt(d');
+the softmax runs over k; the projections have no bias. An absent field is a zero vector, as a query and as a key.
+RecBole 1.2.1 has PyTorch's attention between two linear layers instead (scaled, with biases, 16 dimensions of both
+heads together), a ReLU after the last of three layers only, and by default no residual at all.
 """
 
 from collections.abc import Sequence

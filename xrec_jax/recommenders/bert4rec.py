@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from xrec_jax.recommenders.predictor import History
 from xrec_jax.recommenders.sasrec import NORMAL, Encoder, layer_norm
 from xrec_jax.recommenders.sequences import SequenceModel, SequencePredictor
+from xrec_jax.recommenders.tables import table
 
 
 class Head(nn.Module):
@@ -52,11 +53,9 @@ class BERT4Rec(SequenceModel):
         return self.num_items + 1
 
     def setup(self):
-        logical = nn.with_logical_partitioning
-        self.item_embedding = self.param('item_embedding', logical(NORMAL, ('items', None)),
-                                         (self.num_items, self.embed_dim))
+        self.item_embedding = table(self, 'item_embedding', NORMAL, self.num_items, self.embed_dim, 'items', self.dtype)
         self.mask_embedding = self.param('mask_embedding', NORMAL, (self.embed_dim,))
-        self.output_bias = self.param('item_bias', logical(nn.initializers.zeros, ('items',)), (self.num_items,))
+        self.output_bias = table(self, 'item_bias', nn.initializers.zeros, self.num_items, None, 'items')
         self.encoder = Encoder(False, self.embed_dim, self.max_length, self.layers, self.heads, self.inner,
                                self.dropout, self.attention_dropout, self.epsilon)
         self.head = Head(self.epsilon)
@@ -69,7 +68,7 @@ class BERT4Rec(SequenceModel):
 
     def item_bias(self) -> jax.Array:
         """[I]."""
-        return self.output_bias
+        return self.output_bias[:self.num_items]
 
     def user_vectors(self, user: jax.Array, history: jax.Array, *, train: bool = False) -> jax.Array:
         """[B, E]: the state at a mask token after the latest item. `user` [B] is not looked at."""

@@ -6,9 +6,10 @@
   z = relu(W [o; c] + b)
   score of item i = <W'_i, [z; p_user]> + b'_i                 W' is not the input embedding
 
-with dropout on [o; c]. L = 5 is the paper's; embedding 64, 16 horizontal and 8 vertical filters and dropout 0.4
-are RecBole 1.2.1's, which differs in L (all 50 items), and puts relu(W'' [z; p]) against the input embeddings.
-The paper also predicts the next but one items; here, as in RecBole, only the next (T = 1).
+with dropout on [o; c]. L = 5 is the authors' code's; embedding 64, 8 horizontal and 4 vertical filters and dropout
+0.4 are RecBole 1.2.1's. RecBole differs in L (all 50 items, the oldest in the first row and pads last, whose vector
+is not zero), puts relu(W'' [z; p]) against the input embeddings, and adds 1e-4 times the norms of its weights to
+the loss. The paper also predicts the next but one items; here, as in RecBole, only the next (T = 1).
 
 Easy to get wrong: the vertical filters have no activation, the horizontal ones have ReLU and then a maximum over
 time; a shorter history is padded on the left with zero vectors, so that the latest item is always in the last row.
@@ -21,6 +22,7 @@ import jax.numpy as jnp
 
 from xrec_jax.recommenders.predictor import History, dense
 from xrec_jax.recommenders.sequences import SequenceModel, SequencePredictor
+from xrec_jax.recommenders.tables import table
 
 
 def window(items: jax.Array, length: int) -> jax.Array:
@@ -58,20 +60,16 @@ class Caser(SequenceModel, kw_only=True):
 
     num_users: int
     max_length: int = 5  # L
-    horizontal: int = 16
-    vertical: int = 8
+    horizontal: int = 8
+    vertical: int = 4
     dropout: float = 0.4
 
     def setup(self):
-        logical, normal = nn.with_logical_partitioning, nn.initializers.normal(1 / self.embed_dim)
-        self.item_embedding = self.param('item_embedding', logical(normal, ('items', None)),
-                                         (self.num_items, self.embed_dim))
-        self.user_embedding = self.param('user_embedding', logical(normal, ('users', None)),
-                                         (self.num_users, self.embed_dim))
-        self.output_vectors = self.param('item_output', logical(nn.initializers.normal(0.5 / self.embed_dim),
-                                                                ('items', None)),
-                                         (self.num_items, 2 * self.embed_dim))
-        self.output_bias = self.param('item_bias', logical(nn.initializers.zeros, ('items',)), (self.num_items,))
+        E, normal = self.embed_dim, nn.initializers.normal
+        self.item_embedding = table(self, 'item_embedding', normal(1 / E), self.num_items, E, 'items', self.dtype)
+        self.user_embedding = table(self, 'user_embedding', normal(1 / E), self.num_users, E, 'users', self.dtype)
+        self.output_vectors = table(self, 'item_output', normal(0.5 / E), self.num_items, 2 * E, 'items', self.dtype)
+        self.output_bias = table(self, 'item_bias', nn.initializers.zeros, self.num_items, None, 'items')
         self.convolutions = Convolutions(self.embed_dim, self.max_length, self.horizontal, self.vertical, self.dropout)
 
     def states(self, items: jax.Array, train: bool = False) -> jax.Array:
@@ -80,20 +78,21 @@ class Caser(SequenceModel, kw_only=True):
 
     def user_vectors(self, user: jax.Array, history: jax.Array, *, train: bool = False) -> jax.Array:
         """[B, 2 E]: [z; p_user] after the latest item."""
-        return jnp.concatenate([self.convolutions(self.embed(history), train), self.user_embedding[user]], axis=-1)
+        z, p = self.convolutions(self.embed(history), train), self.user_embedding[user].astype(jnp.float32)
+        return jnp.concatenate([z, p], axis=-1)
 
     def user_vectors_by_position(self, user: jax.Array, items: jax.Array, *, train: bool = False) -> jax.Array:
         """[B, L, 2 E]: [z; p_user] after each item."""
-        z = self.states(items, train)
-        return jnp.concatenate([z, jnp.broadcast_to(self.user_embedding[user][:, None], z.shape)], axis=-1)
+        z, p = self.states(items, train), self.user_embedding[user].astype(jnp.float32)
+        return jnp.concatenate([z, jnp.broadcast_to(p[:, None], z.shape)], axis=-1)
 
     def item_vectors(self) -> jax.Array:
         """W' [I, 2 E]."""
-        return self.output_vectors
+        return self.output_vectors[:self.num_items]
 
     def item_bias(self) -> jax.Array:
         """b' [I]."""
-        return self.output_bias
+        return self.output_bias[:self.num_items]
 
 
 class CaserPredictor(SequencePredictor):
@@ -103,8 +102,8 @@ class CaserPredictor(SequencePredictor):
     """
 
     max_length: int = 5
-    horizontal: int = 16
-    vertical: int = 8
+    horizontal: int = 8
+    vertical: int = 4
     encoder_dropout: float = 0.4
 
     @nn.compact

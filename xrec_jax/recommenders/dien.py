@@ -14,6 +14,9 @@ that code's where the paper has a sum. n_{t+1} is a negative: an item of the bat
 proportion to how often it stands there, since a model does not see the catalogue; where the draw is e_{t+1}
 itself, that term is left out. The row's auxiliary loss is sown in 'losses', for `training.run_epoch` to add.
 
+RecBole 1.2.1 has other parts here: attention by an MLP as DIN's, states as wide as an item's fields, a linear s,
+and the Dice of its DIN. The gates are the same but for a second bias on U_c h_{t-1}, which PyTorch's have.
+
 Easy to get wrong: the auxiliary loss looks at the NEXT item, h_t having seen e_t already; attention scales the
 update gate, which here is the share of what is NEW (as often as not GRUs name the other share so); padding
 stands on the left and moves no state.

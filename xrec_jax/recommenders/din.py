@@ -14,8 +14,9 @@ moving averages otherwise, so that a score does not depend on who else is scored
 their product in the unit; q - k is from the authors' code, as RecBole has it. Its MLP also reads q * interest,
 which the paper's does not.
 
-The moving averages lie in 'params', as leaves without a gradient: with `train`, Dice writes their next values
-to the collection 'statistics', under the same names, and `training.run_epoch` puts them in place.
+RecBole 1.2.1's unit has layers of 256, 256, 256 with sigmoids and divides a by sqrt(D); its Dice is s sigmoid(s)
+after a batch normalisation, without alpha; its MLP has (256, 256, 256) and no user's fields. All of this is
+otherwise in the paper (figure 2, eq. 9), which is followed. How moving averages are kept: `batch_norm`.
 """
 
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ import jax
 import jax.numpy as jnp
 
 from xrec_jax.errors import UserError, nearest
+from xrec_jax.recommenders.batch_norm import moments
 from xrec_jax.recommenders.predictor import History, Predictor, dense
 
 _logical = nn.with_logical_partitioning
@@ -50,20 +52,8 @@ class Dice(nn.Module):
     @nn.compact
     def __call__(self, s: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
         """[..., N] → [..., N]; E and Var are over the leading axes, where `mask` [...] is True."""
-        width = s.shape[-1:]
-        alpha = self.param('alpha', _logical(nn.initializers.zeros, ('mlp',)), width)
-        mean = jax.lax.stop_gradient(self.param('mean', _logical(nn.initializers.zeros, ('mlp',)), width))
-        variance = jax.lax.stop_gradient(self.param('variance', _logical(nn.initializers.ones, ('mlp',)), width))
-        if train:
-            shown = jnp.ones(s.shape[:-1], bool) if mask is None else mask
-            share = shown / jnp.maximum(shown.sum(), 1)
-            here_mean = jnp.einsum('...,...n->n', share, s)
-            here_variance = jnp.einsum('...,...n->n', share, jnp.square(s - here_mean))
-            if self.is_mutable_collection('statistics'):
-                for name, old, new in (('mean', mean, here_mean), ('variance', variance, here_variance)):
-                    moved = self.momentum * old + (1 - self.momentum) * jax.lax.stop_gradient(new)
-                    self.put_variable('statistics', name, jnp.where(shown.any(), moved, old))
-            mean, variance = here_mean, here_variance
+        alpha = self.param('alpha', _logical(nn.initializers.zeros, ('mlp',)), s.shape[-1:])
+        mean, variance = moments(self, s, train, self.momentum, mask)
         p = nn.sigmoid((s - mean) * jax.lax.rsqrt(variance + self.epsilon))
         return p * s + (1 - p) * alpha * s
 

@@ -1,6 +1,6 @@
 """DSSM (Huang et al. 2013) as two towers over fields: the user's for the query, the item's for the document.
 
-  y_u = MLP_u([v_f of the user's fields])            tanh after every layer
+  y_u = MLP_u([v_f of the user's fields])            each layer: linear, batch normalisation, tanh
   y_i = MLP_i([v_f of the item's fields; z])
   logit = gamma cos(y_u, y_i)
 
@@ -8,8 +8,8 @@ z, the explanations' features, enter the item tower; so does the multi-valued fi
 cos(Q, D) into a softmax over documents and sets gamma on held-out data, without naming a number. RecBole
 1.2.1 puts the bare cosine into a sigmoid, gamma = 1, and that is the default here: all scores then lie
 within sigmoid(+-1) = 0.27 to 0.73, which costs LogLoss and RMSE even where the order (AUC) is good; gamma =
-10 leaves 0.00005 to 0.99995. Layers, embeddings and dropout are RecBole's as well (the paper's 300-300-128
-are for hashed words); its batch normalisation is in neither the paper nor here.
+10 leaves 0.00005 to 0.99995. Layers, embeddings, dropout and batch normalisation (`batch_norm`) are RecBole's
+as well (the paper's 300-300-128 are for hashed words, and it is older than batch normalisation).
 
 Easy to get wrong: nothing of the item may reach the user tower, or the towers' outputs could no longer be
 computed apart and indexed; the cosine is of the last layer *after* its tanh; and a vector of zeros has no
@@ -24,10 +24,11 @@ import jax
 import jax.numpy as jnp
 
 from xrec_jax.errors import UserError
-from xrec_jax.recommenders.predictor import History, Predictor, dense
+from xrec_jax.recommenders.batch_norm import BatchNormPredictor
+from xrec_jax.recommenders.predictor import History, dense
 
 
-class DSSM(Predictor):
+class DSSM(BatchNormPredictor):
     """Predicts logits [B] from ids and, where `text_dim` is set, explanations."""
 
     mlp: Sequence[int] = (256, 256, 256)  # of each tower
@@ -58,7 +59,8 @@ class DSSM(Predictor):
             hidden = nn.Dropout(self.dropout, deterministic=not train)(hidden)
             if n == 0:  # z has a dropout of its own
                 hidden = jnp.concatenate([hidden, z], axis=-1)
-            hidden = jnp.tanh(dense(width, ('embed' if n == 0 else None, 'mlp'), f'{name}_mlp_{n}')(hidden))
+            hidden = dense(width, ('embed' if n == 0 else None, 'mlp'), f'{name}_mlp_{n}')(hidden)
+            hidden = jnp.tanh(self.normalised(hidden, f'{name}_mlp_{n}_norm', train))
         return hidden
 
 

@@ -6,9 +6,10 @@
   h_i   = GRU(h_i, a_i) + h^0_i                      `num_steps` times, with the same parameters
   logit = sum_i MLP_2([h_i; z]) MLP_1([h_i; z])      attentional scoring: a weight and a score of each field
 
-Easy to get wrong: edges are directed and node i's outgoing weights sum to 1, so what comes in is A's column
-(RecBole normalises what comes in); no node is its own neighbour; the residual is to h^0 and not to the state
-before; the scoring weights are no softmax.
+Easy to get wrong: edges are directed and node i's outgoing weights sum to 1, so what comes in is A's column;
+no node is its own neighbour; the residual is to h^0 and not to the state before; the scoring weights are no
+softmax. RecBole 1.2.1 normalises what comes in, has linear layers around the attention and a residual beside it,
+matrices W_in and W_out of their own for each step, and MLP_2 read all states at once.
 """
 
 from collections.abc import Sequence

@@ -6,7 +6,8 @@
 Each pair of fields counts once and no field is paired with itself: that is what the half and the
 subtracted squares of `pairs` are for. An absent field has v_f = 0 and so no pairs. Explanations z enter
 linearly: they are no field, and have no v. `mlp` and `dropout` have no say. `embed_dim` is 10 as in
-RecBole 1.2.1; the paper gives no number.
+RecBole 1.2.1; the paper gives no number. In first order RecBole adds up the weights of a multi-valued field,
+of which LR and FM here take the mean (in Rendle's figure 1 the values of a set sum to 1); v is the mean in both.
 """
 
 import chex

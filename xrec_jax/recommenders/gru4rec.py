@@ -21,8 +21,10 @@ import jax.numpy as jnp
 
 from xrec_jax.recommenders.predictor import History
 from xrec_jax.recommenders.sequences import SequenceModel, SequencePredictor
+from xrec_jax.recommenders.tables import table
 
 _xavier = nn.initializers.xavier_uniform()
+_xavier_normal = nn.initializers.variance_scaling(1.0, 'fan_avg', 'normal')  # not truncated, as PyTorch's
 
 
 class Recurrent(nn.Module):
@@ -75,9 +77,8 @@ class GRU4Rec(SequenceModel):
     dropout: float = 0.3
 
     def setup(self):
-        self.item_embedding = self.param(
-            'item_embedding', nn.with_logical_partitioning(nn.initializers.xavier_normal(), ('items', None)),
-            (self.num_items, self.embed_dim))
+        self.item_embedding = table(self, 'item_embedding', _xavier_normal, self.num_items,
+                                    self.embed_dim, 'items', self.dtype)
         self.recurrent = Recurrent(self.embed_dim, self.hidden, self.layers, self.dropout)
 
     def states(self, items: jax.Array, train: bool = False) -> jax.Array:

@@ -18,10 +18,14 @@ few gathers that XLA fuses with their sum, and only pieces are scattered. For ML
 sum of all layers is a symmetric operator, so its gradient is itself: nothing is kept for the way back.
 
 Defaults are the paper's: 64 dimensions, Xavier (uniform), K = 3, l2 = 1e-4, learning rate 1e-3. RecBole 1.2.1
-has K = 2 and l2 = 1e-5. `B` batch, `U` users, `I` items, `E` embedding, `N` interactions, `L` history.
+has K = 2, l2 = 1e-5, and the norms themselves in its penalty, l2 / B (|e_U| + |e_I| + |e_J|) of a batch's rows as
+matrices (`require_pow=True` makes it the one above).
+
+`B` batch, `U` users, `I` items, `E` embedding, `N` interactions, `L` history.
 """
 
 import functools
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -29,8 +33,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from xrec_jax.recommenders.mf import bpr, half_squares
+from xrec_jax.recommenders.tables import table
 
-_WIDTH = 8  # neighbours in a piece
+_WIDTH = 16  # neighbours in a piece
 _INIT = nn.initializers.xavier_uniform()
 
 
@@ -42,6 +47,7 @@ class LightGCN(nn.Module):
     embed_dim: int = 64
     num_layers: int = 3  # K
     l2: float = 1e-4
+    dtype: Any = jnp.float32  # of the parameters and of the vectors to score by; layers are float32 in any case
 
     uses_history = False
 
@@ -50,28 +56,27 @@ class LightGCN(nn.Module):
         return {'graph': make_graph(user, item, self.num_users, self.num_items)}
 
     def setup(self):
-        self.user = self.param('user', nn.with_logical_partitioning(_INIT, ('users', None)),
-                               (self.num_users, self.embed_dim))
-        self.item = self.param('item', nn.with_logical_partitioning(_INIT, ('items', None)),
-                               (self.num_items, self.embed_dim))
+        self.user = table(self, 'user', _INIT, self.num_users, self.embed_dim, 'users', self.dtype)
+        self.item = table(self, 'item', _INIT, self.num_items, self.embed_dim, 'items', self.dtype)
 
     def smoothed(self) -> jax.Array:
-        """e [U + I, E]."""
+        """e [U + I, E], float32."""
         graph = [self.get_variable('graph', name) for name in ('neighbours', 'node', 'scale')]
-        return mean_of_layers(self.num_layers, jnp.concatenate([self.user, self.item]), *graph)
+        e0 = jnp.concatenate([self.user[:self.num_users], self.item[:self.num_items]]).astype(jnp.float32)
+        return mean_of_layers(self.num_layers, e0, *graph)
 
     def user_vectors(self, user: jax.Array, history: jax.Array) -> jax.Array:
         """e_u [B, E] of users `user` [B]; `history` is not looked at."""
-        return self.smoothed()[user]
+        return self.smoothed()[user].astype(self.dtype)
 
     def item_vectors(self) -> jax.Array:
         """e_i [I, E]."""
-        return self.smoothed()[self.num_users:]
+        return self.smoothed()[self.num_users:].astype(self.dtype)
 
     def loss(self, user: jax.Array, item: jax.Array, negative: jax.Array, mask: jax.Array) -> jax.Array:
         """The loss above, a scalar: u, i, j and the mask, all [B]."""
         e = self.smoothed()
-        layer_0 = self.user[user], self.item[item], self.item[negative]
+        layer_0 = [row.astype(jnp.float32) for row in (self.user[user], self.item[item], self.item[negative])]
         return (bpr(e[user], e[self.num_users + item], e[self.num_users + negative], mask)
                 + self.l2 * half_squares(*layer_0, mask))
 

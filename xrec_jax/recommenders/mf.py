@@ -11,10 +11,14 @@ Defaults are RecBole 1.2.1's: 64 dimensions, N(0, 2 / (U + E)) for users and N(0
 (Xavier), no l2. The paper names none of these. `B` batch, `U` users, `I` items, `E` embedding, `L` history.
 """
 
+from typing import Any
+
 import chex
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+
+from xrec_jax.recommenders.tables import table
 
 _INIT = nn.initializers.variance_scaling(1.0, 'fan_avg', 'normal')  # not truncated, as PyTorch's xavier_normal_
 
@@ -26,14 +30,13 @@ class BPRMF(nn.Module):
     num_items: int
     embed_dim: int = 64
     l2: float = 0.0
+    dtype: Any = jnp.float32  # of the parameters; 'bfloat16' halves their size
 
     uses_history = False
 
     def setup(self):
-        self.user = self.param('user', nn.with_logical_partitioning(_INIT, ('users', None)),
-                               (self.num_users, self.embed_dim))
-        self.item = self.param('item', nn.with_logical_partitioning(_INIT, ('items', None)),
-                               (self.num_items, self.embed_dim))
+        self.user = table(self, 'user', _INIT, self.num_users, self.embed_dim, 'users', self.dtype)
+        self.item = table(self, 'item', _INIT, self.num_items, self.embed_dim, 'items', self.dtype)
 
     def user_vectors(self, user: jax.Array, history: jax.Array) -> jax.Array:
         """w [B, E] of users `user` [B]; `history` is not looked at."""
@@ -41,11 +44,11 @@ class BPRMF(nn.Module):
 
     def item_vectors(self) -> jax.Array:
         """h [I, E]."""
-        return self.item
+        return self.item[:self.num_items]
 
     def loss(self, user: jax.Array, item: jax.Array, negative: jax.Array, mask: jax.Array) -> jax.Array:
         """The loss above, a scalar: u, i, j and the mask, all [B]."""
-        rows = self.user[user], self.item[item], self.item[negative]
+        rows = [row.astype(jnp.float32) for row in (self.user[user], self.item[item], self.item[negative])]
         return bpr(*rows, mask) + self.l2 * half_squares(*rows, mask)
 
 

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from xrec_jax.errors import UserError
 from xrec_jax.recommenders.predictor import History
 from xrec_jax.recommenders.sequences import SequenceModel, SequencePredictor, positions
+from xrec_jax.recommenders.tables import table
 
 NORMAL = nn.initializers.normal(0.02)
 
@@ -91,8 +92,7 @@ class SASRec(SequenceModel):
     epsilon: float = 1e-12
 
     def setup(self):
-        self.item_embedding = self.param('item_embedding', nn.with_logical_partitioning(NORMAL, ('items', None)),
-                                         (self.num_items, self.embed_dim))
+        self.item_embedding = table(self, 'item_embedding', NORMAL, self.num_items, self.embed_dim, 'items', self.dtype)
         self.encoder = Encoder(True, self.embed_dim, self.max_length, self.layers, self.heads, self.inner,
                                self.dropout, self.attention_dropout, self.epsilon)
 

@@ -31,6 +31,7 @@ over a sequence trains on all its prefixes, which RecBole makes rows of their ow
 """
 
 import functools
+from typing import Any
 
 import chex
 from flax import linen as nn
@@ -42,22 +43,24 @@ from xrec_jax.errors import UserError, nearest
 from xrec_jax.recommenders.objectives import masked_mean
 from xrec_jax.recommenders.predictor import History, Predictor
 from xrec_jax.recommenders.ranking import Batch, Loss, draw_negatives
+from xrec_jax.recommenders.tables import scores
 
 
 class SequenceModel(nn.Module):
-    """Base of the ranking models; a subclass has `item_embedding` [I, E] and `states`."""
+    """Base of the ranking models; a subclass has `item_embedding`, a table of the items, and `states`."""
 
     num_items: int
     embed_dim: int = 64
-    max_length: int = 50  # items that the model looks at, the latest ones
+    max_length: int = 50      # items that the model looks at, the latest ones
+    dtype: Any = jnp.float32  # of the tables of items and users; all else is float32
 
     def embed(self, items: jax.Array) -> jax.Array:
         """[B, L] → [B, L, E], zeros where padded."""
-        return self.item_embedding[jnp.maximum(items - 1, 0)] * (items > 0)[..., None]
+        return self.item_embedding[jnp.maximum(items - 1, 0)].astype(jnp.float32) * (items > 0)[..., None]
 
     def item_vectors(self) -> jax.Array:
         """[I, E], by row of the items table."""
-        return self.item_embedding
+        return self.item_embedding[:self.num_items]
 
     def user_vectors(self, user: jax.Array, history: jax.Array, *, train: bool = False) -> jax.Array:
         """[B, E]: the state after the latest item. `user` [B] is not looked at."""
@@ -71,8 +74,8 @@ class SequenceModel(nn.Module):
 
     def __call__(self, user: jax.Array, history: jax.Array, *, train: bool = False) -> jax.Array:
         """Scores of all items, [B, I]; also what `init` is called with."""
-        scores = self.user_vectors(user, history, train=train) @ self.item_vectors().T
-        return scores + self.item_bias() if hasattr(self, 'item_bias') else scores
+        all_scores = scores(self.user_vectors(user, history, train=train), self.item_vectors())
+        return all_scores + self.item_bias() if hasattr(self, 'item_bias') else all_scores
 
 
 class SequencePredictor(Predictor):
@@ -146,7 +149,7 @@ def softmax_cross_entropy(states: jax.Array, vectors: jax.Array, targets: jax.Ar
     0 where there is no target at all. Holds logits [..., I].
     """
     chex.assert_equal_shape_prefix([states, targets], targets.ndim)
-    logits = states @ vectors.T
+    logits = scores(states, vectors)
     logits = logits if bias is None else logits + bias
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(targets - 1, 0))
     return masked_mean(loss, targets > 0)
@@ -161,35 +164,39 @@ def binary_cross_entropy(states: jax.Array, vectors: jax.Array, targets: jax.Arr
     """
     chex.assert_equal_shape_prefix([states, targets, negatives], targets.ndim)
     rows = jnp.maximum(jnp.concatenate([targets[..., None], negatives], axis=-1) - 1, 0)  # [..., 1 + K]
-    logits = jnp.einsum('...D,...KD->...K', states, vectors[rows])
+    logits = jnp.einsum('...D,...KD->...K', states, vectors[rows].astype(jnp.float32))
     logits = logits if bias is None else logits + bias[rows]
     loss = jax.nn.softplus(-logits[..., 0]) + (jax.nn.softplus(logits[..., 1:]) * (negatives > 0)).sum(-1)
     return masked_mean(loss, targets > 0)
 
 
+OBJECTIVES = ('softmax', 'binary')
+
+
 @functools.lru_cache(maxsize=64)
-def next_item_loss(model: SequenceModel, objective: str = 'softmax', every_position: bool = True) -> Loss:
-    """What `ranking` trains SASRec, GRU4Rec and Caser for.
+def next_item_loss(model: SequenceModel, objective: str = 'softmax') -> Loss:
+    """What `ranking` trains SASRec, GRU4Rec and Caser for: the latest `data.stride` items of history + target.
+
+    With a stride of 1 that is the target alone, each prefix being a row, as in RecBole; with `max_length` one
+    pass predicts every item that the model looks at. In between, each prediction has at least `max_length` -
+    stride items to go by, where the user has as many.
 
     Args:
       objective: 'softmax' over all items, or 'binary' with one negative a target that the user never liked.
-      every_position: each item of history + target is predicted (use `make_data(stride=model.max_length)`);
-        else the target alone, as in RecBole, where each prefix is a row.
     """
-    if objective not in ('softmax', 'binary'):
-        raise UserError(f'objective: "{objective}" is nothing to train for.{nearest(objective, ("softmax", "binary"))}')
+    if objective not in OBJECTIVES:
+        raise UserError(f'objective: "{objective}" is nothing to train for.{nearest(objective, OBJECTIVES)}')
 
     def loss(params, batch, key):
         dropout_key, negative_key = jax.random.split(key)
-        apply = functools.partial(model.apply, {'params': params})
-        rngs = {'dropout': dropout_key}
+        stride = min(batch.data.stride, model.max_length)
         items, targets = next_items(_sequence(batch, model.max_length + 1))
-        if every_position:
-            vectors = apply(batch.user, items, train=True, method='user_vectors_by_position', rngs=rngs)
-        else:
-            vectors = apply(batch.user, items, train=True, method='user_vectors', rngs=rngs)[:, None]
-            targets = targets[:, -1:]
-        targets = targets * (batch.mask > 0)[:, None]
+        method = 'user_vectors' if stride == 1 else 'user_vectors_by_position'
+        vectors = model.apply({'params': params}, batch.user, items, train=True, method=method,
+                              rngs={'dropout': dropout_key})
+        vectors = vectors[:, None] if stride == 1 else vectors[:, -stride:]
+        targets = targets[:, -stride:] * (batch.mask > 0)[:, None]
+        apply = functools.partial(model.apply, {'params': params})
         item_vectors = apply(method='item_vectors')
         bias = apply(method='item_bias') if hasattr(model, 'item_bias') else None
         if objective == 'softmax':

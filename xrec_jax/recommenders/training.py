@@ -2,12 +2,16 @@
 
   init_state   parameters, optimizer and book-keeping of epoch 0
   run_epoch    shuffle -> lax.scan over batches -> score the validation rows -> keep the best
+  next_state   what is kept after an epoch, `better` of two scores, `finished`: also those of `ranking`
   predict      scores of any rows, in blocks
   fit          the loop: run_epoch until `epochs`, or no better for `patience` epochs
 
 An epoch's randomness comes from fold_in(state.key, state.epoch) alone, so a state that was saved
 after any epoch continues to the same bits. Everything is plain `jnp`: under a mesh, make the state
 with `jit(init_state, out_shardings=...)` from `state_specs` and hand in sharded rows.
+
+An epoch is compiled once for a model, a `Program` and the shapes of the rows: rates, epochs and patience are
+no part of the program, so the trials of a sweep over them share it.
 
 A model in training may hand over more than logits, in two Flax collections:
   'losses'      sown, [B] each: further losses of the rows, which are added to the objective's
@@ -34,7 +38,7 @@ from xrec_jax.recommenders.predictor import History, Predictor
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """How a predictor is trained. Frozen and hashable: a static argument of `jit`."""
+    """How a predictor is trained: `program` and `rates`, and when it stops."""
 
     objective: str = 'click'       # or 'rating': objectives.OBJECTIVES
     learning_rate: float = 3e-3
@@ -57,9 +61,44 @@ class TrainConfig:
         for name in ('batch_size', 'epochs', 'patience'):
             if getattr(self, name) < 1:
                 raise UserError(f'{name}={getattr(self, name)}: should be at least 1.')
+        if not 0 < self.learning_rate < np.inf:
+            raise UserError(f'learning_rate={self.learning_rate}: should be a number above 0.')
+        for name in ('weight_decay', 'embedding_decay'):
+            if not 0 <= getattr(self, name) < np.inf:
+                raise UserError(f'{name}={getattr(self, name)}: should be a number of at least 0.')
         if not 0 <= self.text_dropout < 1:
             raise UserError(f'text_dropout={self.text_dropout}: should be a share of at least 0 and '
                             'below 1.')
+
+    @property
+    def program(self) -> 'Program':
+        return Program(self.objective, self.batch_size, self.monitor)
+
+    @property
+    def rates(self) -> 'Rates':
+        return Rates(jnp.float32(self.learning_rate), jnp.float32(self.weight_decay),
+                     jnp.float32(self.embedding_decay), jnp.float32(1 - self.text_dropout))
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What of a `TrainConfig` shapes the compiled epoch. Hashable: a static argument of `jit`."""
+
+    objective: str
+    batch_size: int
+    monitor: str
+
+
+@functools.partial(jax.tree_util.register_dataclass, meta_fields=[],
+                   data_fields=['learning_rate', 'weight_decay', 'embedding_decay', 'text_kept'])
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """What of a `TrainConfig` an epoch only computes with: traced, float32 [] each."""
+
+    learning_rate: jax.Array
+    weight_decay: jax.Array
+    embedding_decay: jax.Array
+    text_kept: jax.Array  # 1 - text_dropout
 
 
 @functools.partial(jax.tree_util.register_dataclass,
@@ -92,6 +131,10 @@ class State:
     best_epoch: jax.Array  # int32 [], the epoch (from 1) of best_params; 0 = none yet
 
 
+# Called after each epoch with the state (to save) and 'epoch', 'loss', 'score'.
+OnEpoch = Callable[[State, dict[str, float]], None]
+
+
 def make_rows(examples: protocols.Examples, text: np.ndarray | None = None, index: np.ndarray | None = None, *,
               history: bool = False, scale: tuple[float, float] | None = None) -> Rows:
     """Rows on the device from `examples`.
@@ -114,29 +157,33 @@ def make_rows(examples: protocols.Examples, text: np.ndarray | None = None, inde
                 history_liked=None if liked is None else jnp.asarray(liked))
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'config'))
 def init_state(model: Predictor, config: TrainConfig, fields: Fields, key: jax.Array) -> State:
     """State before the first epoch; pure, from one key."""
-    return nn.unbox(_init(model, config, fields, key))
+    return _init_state(model, config.rates, fields, key)
+
+
+@functools.partial(jax.jit, static_argnames=('model',))
+def _init_state(model: Predictor, rates: Rates, fields: Fields, key: jax.Array) -> State:
+    return nn.unbox(_init(model, rates, fields, key))
 
 
 def state_specs(model: Predictor, config: TrainConfig, fields: Fields) -> State:
     """The state's PartitionSpecs in logical axis names; shapes only, nothing is allocated."""
     return nn.get_partition_spec(
-        jax.eval_shape(lambda: _init(model, config, fields, jax.random.key(0))))
+        jax.eval_shape(lambda: _init(model, config.rates, fields, jax.random.key(0))))
 
 
-def _init(model: Predictor, config: TrainConfig, fields: Fields, key: jax.Array) -> State:
+def _init(model: Predictor, rates: Rates, fields: Fields, key: jax.Array) -> State:
     init_key, key = jax.random.split(key)
     one, none = jnp.zeros(1, jnp.int32), jnp.full((1, 1), -1, jnp.int32)
     rows = Rows(one, one, one, None, none, none > 0)
     params = model.init(init_key, *_inputs(model, fields, rows))['params']
-    return State(params=params, opt_state=_optimizer(config).init(params),
+    return State(params=params, opt_state=_optimizer(rates).init(params),
                  epoch=jnp.int32(0), key=key, best_params=params,
                  best_score=jnp.float32(-jnp.inf), best_epoch=jnp.int32(0))
 
 
-def _optimizer(config: TrainConfig) -> optax.GradientTransformation:
+def _optimizer(rates: Rates) -> optax.GradientTransformation:
     """AdamW whose decoupled decay differs between tables and kernels; biases have none."""
 
     def mask(names):
@@ -145,9 +192,9 @@ def _optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
     return optax.chain(
         optax.scale_by_adam(),
-        optax.add_decayed_weights(config.weight_decay, mask(('kernel',))),
-        optax.add_decayed_weights(config.embedding_decay, mask(('embedding', 'weight'))),
-        optax.scale_by_learning_rate(config.learning_rate))
+        optax.add_decayed_weights(rates.weight_decay, mask(('kernel',))),
+        optax.add_decayed_weights(rates.embedding_decay, mask(('embedding', 'weight'))),
+        optax.scale_by_learning_rate(rates.learning_rate))
 
 
 def _inputs(model: Predictor, fields: Fields, rows: Rows
@@ -164,7 +211,6 @@ def _inputs(model: Predictor, fields: Fields, rows: Rows
     return ids, fields.item_attributes[rows.item], rows.text, history
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'config'))
 def run_epoch(model: Predictor, config: TrainConfig, fields: Fields, state: State, train: Rows,
               valid: Rows) -> tuple[State, dict[str, jax.Array]]:
     """One pass over `train` in a new order, then a look at `valid`.
@@ -172,25 +218,31 @@ def run_epoch(model: Predictor, config: TrainConfig, fields: Fields, state: Stat
     The last batch is filled up with masked rows. Returns the next state and 'loss' (mean training
     loss over the pass, in nats) and 'score' (the monitor on `valid`, higher is better).
     """
+    return _run_epoch(model, config.program, config.rates, fields, state, train, valid)
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'program'))
+def _run_epoch(model: Predictor, program: Program, rates: Rates, fields: Fields, state: State, train: Rows,
+               valid: Rows) -> tuple[State, dict[str, jax.Array]]:
     num_rows = train.user.shape[0]
-    size = min(config.batch_size, num_rows)
+    size = min(program.batch_size, num_rows)
     steps = -(-num_rows // size)
     key = jax.random.fold_in(state.key, state.epoch)
     order_key, key = jax.random.split(key)
     # Filled up with rows of the same kind, not with one row again and again: statistics of a batch see them.
     order = jnp.pad(jax.random.permutation(order_key, num_rows), (0, steps * size - num_rows), mode='wrap')
     mask = (jnp.arange(steps * size) < num_rows).astype(jnp.float32)
-    optimizer = _optimizer(config)
+    optimizer = _optimizer(rates)
 
     def loss_fn(params, rows, mask, key):
         dropout_key, text_key = jax.random.split(key)
         text = rows.text
         if text is not None:
-            keep = jax.random.bernoulli(text_key, 1 - config.text_dropout, (size, 1, 1))
+            keep = jax.random.bernoulli(text_key, rates.text_kept, (size, 1, 1))
             rows = dataclasses.replace(rows, text=jnp.where(keep, text, 0.0))
         logits, more = model.apply({'params': params}, *_inputs(model, fields, rows), train=True,
                                    rngs={'dropout': dropout_key}, mutable=['losses', 'statistics'])
-        loss = objectives.OBJECTIVES[config.objective](logits, rows.label, mask)
+        loss = objectives.OBJECTIVES[program.objective](logits, rows.label, mask)
         for values in jax.tree.leaves(more.get('losses', {})):
             loss += objectives.masked_mean(values, mask)
         return loss, more.get('statistics', {})
@@ -208,15 +260,28 @@ def run_epoch(model: Predictor, config: TrainConfig, fields: Fields, state: Stat
     (params, opt_state), losses = jax.lax.scan(
         step, (state.params, state.opt_state),
         (order.reshape(steps, size), mask.reshape(steps, size), jnp.arange(steps)))
-    score = objectives.MONITORS[config.monitor](_logits(model, params, fields, valid), valid.label)
+    score = objectives.MONITORS[program.monitor](_logits(model, params, fields, valid), valid.label)
+    return next_state(state, params, opt_state, score), {'loss': losses.sum() / num_rows, 'score': score}
+
+
+def better(score: jax.Array, best_score: jax.Array, digits: int | None = None) -> jax.Array:
+    """bool: whether `score` is the best so far. Higher is better; NaN never is.
+
+    digits: None: strictly higher. A number: both are rounded to so many, and an equal one counts, so that a
+      plateau is no reason to stop: RecBole 1.2.1 (`utils.early_stopping`) with 4.
+    """
+    if digits is None:
+        return score > best_score
+    return jnp.round(score, digits) >= jnp.round(best_score, digits)
+
+
+def next_state(state: State, params: Any, opt_state: Any, score: jax.Array, digits: int | None = None) -> State:
+    """The state after an epoch that led to `params` and their `score`; `digits` as in `better`."""
     epoch = state.epoch + 1
-    better = score > state.best_score
-    keep_best = functools.partial(jnp.where, better)
-    state = State(params=params, opt_state=opt_state, epoch=epoch, key=state.key,
-                  best_params=jax.tree.map(keep_best, params, state.best_params),
-                  best_score=keep_best(score, state.best_score),
-                  best_epoch=keep_best(epoch, state.best_epoch))
-    return state, {'loss': losses.sum() / num_rows, 'score': score}
+    keep_best = functools.partial(jnp.where, better(score, state.best_score, digits))
+    return State(params=params, opt_state=opt_state, epoch=epoch, key=state.key,
+                 best_params=jax.tree.map(keep_best, params, state.best_params),
+                 best_score=keep_best(score, state.best_score), best_epoch=keep_best(epoch, state.best_epoch))
 
 
 def _replaced(params: Any, leaves: Any) -> Any:
@@ -251,32 +316,42 @@ def predict(model: Predictor, params: Any, fields: Fields, rows: Rows) -> jax.Ar
     return jax.nn.sigmoid(_logits(model, params, fields, rows))
 
 
-def _finished(state: State, config: TrainConfig) -> jax.Array:
+def finished_seeds(state: State, config: Any) -> jax.Array:
+    """bool of the shape of `state.epoch`: `finished` of each seed; `config` has `epochs` and `patience`."""
     return (state.epoch >= config.epochs) | ((state.epoch > 0) & (state.epoch - state.best_epoch >= config.patience))
 
 
 def finished(state: State, config: TrainConfig) -> bool:
     """Whether training is over: all epochs done, or `patience` of them without a better score; of all seeds."""
-    return bool(np.all(_finished(state, config)))
+    return bool(np.all(finished_seeds(state, config)))
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'config'))
 def init_seeds(model: Predictor, config: TrainConfig, fields: Fields, keys: jax.Array) -> State:
     """States of several seeds, stacked: the leading axis of every leaf is that of `keys` [S]."""
-    return jax.vmap(lambda key: init_state(model, config, fields, key))(keys)
+    return _init_seeds(model, config.rates, fields, keys)
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'config'))
+@functools.partial(jax.jit, static_argnames=('model',))
+def _init_seeds(model: Predictor, rates: Rates, fields: Fields, keys: jax.Array) -> State:
+    return jax.vmap(lambda key: _init_state(model, rates, fields, key))(keys)
+
+
 def run_epoch_of_seeds(model: Predictor, config: TrainConfig, fields: Fields, states: State, train: Rows,
                        valid: Rows) -> tuple[State, dict[str, jax.Array]]:
     """`run_epoch` of stacked states; a seed that is finished stays as it is."""
+    return _run_epoch_of_seeds(model, config.program, config.rates, fields, states, finished_seeds(states, config),
+                               train, valid)
 
-    def one(state: State) -> tuple[State, dict[str, jax.Array]]:
-        after, metrics = run_epoch(model, config, fields, state, train, valid)
-        done = _finished(state, config)
+
+@functools.partial(jax.jit, static_argnames=('model', 'program'))
+def _run_epoch_of_seeds(model: Predictor, program: Program, rates: Rates, fields: Fields, states: State,
+                        done: jax.Array, train: Rows, valid: Rows) -> tuple[State, dict[str, jax.Array]]:
+
+    def one(state: State, done: jax.Array) -> tuple[State, dict[str, jax.Array]]:
+        after, metrics = _run_epoch(model, program, rates, fields, state, train, valid)
         return jax.tree.map(lambda old, new: jnp.where(done, old, new), state, after), metrics
 
-    return jax.vmap(one)(states)
+    return jax.vmap(one)(states, done)
 
 
 @functools.partial(jax.jit, static_argnames=('model',))

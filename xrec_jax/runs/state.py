@@ -5,6 +5,7 @@ import pathlib
 from typing import Any
 
 from flax import linen as nn
+import ml_collections
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,6 +14,7 @@ class Fitted:
 
     model: nn.Module
     params: Any
+    settings: ml_collections.ConfigDict  # of its `fit`
     seeds: int = 1
 
 

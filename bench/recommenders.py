@@ -1,0 +1,397 @@
+"""The recommenders beside RecBole 1.2.1 on MovieLens-100k: speed and accuracy; and what size costs.
+
+    python bench/recommenders.py --peer /path/to/python-with-recbole      # everything, hours on two cores
+    python bench/recommenders.py --only speed --models BPR,DeepFM         # ours alone: no --peer
+
+The peer runs in an interpreter of its own: bench/recbole_peer.py says how to make one. Both sides get the same
+interactions, in the same order, from `--data_dir`. Prints a JSON line a measurement, each in a process of its
+own, and a table at the end of each part. A ratio is theirs / ours: above 1, we are faster.
+
+  speed         one epoch of training and one full evaluation (validation), separately; batches of 2048 and equal
+                embedding sizes, both on CPU. Ours: median of epochs after compilation, which stands apart. Theirs:
+                median of epochs after the first, or the first where `PEER_EPOCHS` has one. BPR, LightGCN, SASRec:
+                leave-one-out, all items ranked. SASRec is timed in two forms of equal work:
+                  prefixes   each prefix of a sequence is a row and its last position is trained: RecBole's rows
+                  positions  each sequence is a row, all positions are trained: as many targets an epoch, and as
+                             many a step (2048 / 50 rows of 50)
+                The CTR models: 80 / 10 / 10 % of all ratings by each user's time, widths as in RecBole.
+  ctr-accuracy  test AUC and LogLoss on ExpCTR's split, five seeds: `configs/baselines/ctr.py` as it stands, and
+                RecBole's defaults (but `embedding_size`, ours) with its own early stopping
+  accuracy      test Recall@10 and NDCG@10 of BPR, LightGCN and SASRec, leave-one-out, five seeds of each side
+                at RecBole's defaults. RecBole's runs take hours: `--peer_results DIR` reads lines of
+                bench/recbole_peer.py from DIR/MODEL.SEED.json instead.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+BATCH_SIZE = 2048
+LENGTH = 50  # of the histories that SASRec sees
+SEEDS = 5
+RANKING = ('BPR', 'LightGCN', 'SASRec')
+
+# Our name and settings, where they are not those of RecBole by default; RecBole's own settings likewise.
+CTR: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    'LR': ('lr', {}, {}),
+    'FM': ('fm', {}, {}),
+    'DeepFM': ('deepfm', {'mlp': (128, 128, 128)}, {}),
+    'AutoInt': ('autoint', {'attention_dim': 8}, {}),  # of each of two heads
+    'PNN': ('pnn', {}, {}),
+    'xDeepFM': ('xdeepfm', {'mlp': (128, 128, 128)}, {'direct': True}),  # maps are not split in either
+    'DCN': ('dcn', {}, {}),
+    'DCNV2': ('dcnv2', {'structure': 'stacked'}, {}),
+}
+CTR_EMBEDDING = 10
+COMPARED = ('FM', 'DeepFM', 'AutoInt', 'DCNV2')  # of the CTR models, by accuracy
+PEER_EPOCHS = {'BPR': 8, 'LightGCN': 4, 'SASRec': 1}  # that are timed; of the CTR models 4
+
+
+# ---------------------------------------------------------------------------------------- data
+
+
+def config_of(data_dir: str):
+    """The config of ExpCTR's ID-based block, with the ratings of `data_dir`."""
+    from configs.baselines import ctr
+    config = ctr.get_config('ml-100k')
+    config.data.data_dir = data_dir
+    return config
+
+
+def ratings(data_dir: str):
+    from xrec_jax.data import catalog
+    return catalog.load('ml-100k', data_dir)
+
+
+def expctr_examples(data_dir: str):
+    from xrec_jax.phases import task
+    config = config_of(data_dir)
+    return task.make_examples(ratings(data_dir), config)
+
+
+def all_ratings(data_dir: str):
+    """Every rating, a like or not: large enough that an epoch is worth timing."""
+    from xrec_jax.data import protocols
+    return protocols.user_temporal(ratings(data_dir), history_length=LENGTH, split=(8, 1, 1), seed=0)
+
+
+def everything(data_dir: str):
+    """Leave-one-out: every rating is a like."""
+    from xrec_jax.data import protocols
+    return protocols.leave_one_out(ratings(data_dir), history_length=LENGTH, seed=0)
+
+
+def write_ranking(dataset, folder: pathlib.Path) -> None:
+    """RecBole's atomic file of all interactions, which it splits itself."""
+    columns = (dataset.interactions[name].to_pylist() for name in ('user_id', 'item_id', 'timestamp'))
+    _write(folder / f'{folder.name}.inter', 'user_id:token item_id:token timestamp:float', *columns)
+
+
+def write_ctr(examples: Mapping, fields, folder: pathlib.Path) -> None:
+    """RecBole's atomic files of splits that are made, with the very fields that our predictors embed."""
+    for split, rows in examples.items():
+        _write(folder / f'{folder.name}.{split}.inter', 'user_id:token item_id:token label:float',
+               rows.user, rows.item, rows.label.astype(int))
+    profile = [name.replace('.', '_') for name in fields.names if name.startswith('profile.')]
+    users, items, attributes = (np.asarray(x) for x in (fields.user_fields, fields.item_fields, fields.item_attributes))
+    if not (users > 0).all() or fields.names[0] != 'user_id' or items.shape[1] != 1:
+        raise ValueError(f'fields {fields.names}: RecBole gets user_id, item_id, and profiles without gaps')
+    _write(folder / f'{folder.name}.user', ' '.join(['user_id:token', *(f'{name}:token' for name in profile)]),
+           np.arange(len(users)), *users[:, 1:].T)
+    several = [' '.join(str(x) for x in row if x) for row in attributes]
+    _write(folder / f'{folder.name}.item', 'item_id:token attributes:token_seq', np.arange(len(items)), several)
+
+
+def _write(path: pathlib.Path, header: str, *columns: Sequence) -> None:
+    with open(path, 'w') as file:
+        file.write(header.replace(' ', '\t') + '\n')
+        file.writelines('\t'.join(map(str, row)) + '\n' for row in zip(*columns))
+
+
+# -------------------------------------------------------------------------- ours: measurements
+
+
+def timed(step: Callable[[], Any], times: int) -> dict[str, float]:
+    """Seconds of `step`: the median of `times` after a first, and what the first took longer (compilation)."""
+    import jax
+    seconds = []
+    for _ in range(times + 1):
+        start = time.perf_counter()
+        jax.block_until_ready(step())
+        seconds.append(time.perf_counter() - start)
+    median = statistics.median(seconds[1:])
+    return {'seconds': median, 'compile': seconds[0] - median, 'times': times}
+
+
+def ranking_model(name: str, num_users: int, num_items: int):
+    """A model with RecBole's defaults, and what it is trained for."""
+    from xrec_jax.recommenders import ranking, sequences
+    from xrec_jax.recommenders.lightgcn import LightGCN
+    from xrec_jax.recommenders.mf import BPRMF
+    from xrec_jax.recommenders.sasrec import SASRec
+    if name == 'SASRec':
+        model = SASRec(num_items, max_length=LENGTH)
+        return model, sequences.next_item_loss(model)
+    model = {'BPR': BPRMF(num_users, num_items), 'LightGCN': LightGCN(num_users, num_items, num_layers=2, l2=1e-5)}[name]
+    return model, ranking.pairwise(model)
+
+
+def speed_ranking(data_dir: str, model: str, form: str = '') -> dict:
+    """`form` is SASRec's: 'prefixes' or 'positions'."""
+    import jax
+    from xrec_jax.recommenders import ranking
+    dataset, examples = ratings(data_dir), everything(data_dir)
+    sizes = dataset.users.num_rows, dataset.items.num_rows
+    module, loss = ranking_model(model, *sizes)
+    stride = LENGTH if form == 'positions' else 1
+    data, queries = ranking.make_data(module, examples, *sizes, stride=stride)
+    config = ranking.RankingConfig(batch_size=BATCH_SIZE)  # targets: with a stride, as many fewer rows
+    # An epoch ends with a look at validation; here at one user, as that look is measured by itself.
+    one = dict(examples, valid=first(examples['valid'], 1))
+    _, short = ranking.make_data(module, one, *sizes, stride=stride)
+    state = ranking.init_state(module, data, jax.random.key(0))
+
+    def epoch():
+        nonlocal state
+        state, metrics = ranking.run_epoch(module, loss, config, state, data, short['valid'])
+        return metrics
+
+    train = timed(epoch, 2 if form == 'prefixes' else 5)
+    evaluate = timed(lambda: ranking.evaluate(module, state.params, data, queries['valid'], (10,)), 10)
+    rows, size = len(data.targets.user), BATCH_SIZE // stride
+    return {'train': train, 'evaluate': evaluate, 'rows': rows, 'steps': -(-rows // size), 'device': device()}
+
+
+def first(examples, number: int):
+    """The first examples of a split."""
+    import dataclasses
+    past = dataclasses.replace(examples.past, stop=examples.past.stop[:number], length=examples.past.length[:number])
+    return dataclasses.replace(examples, past=past, **{
+        name: getattr(examples, name)[:number] for name in ('user', 'item', 'rating', 'label', 'interaction')})
+
+
+def speed_ctr(data_dir: str, model: str) -> dict:
+    import jax
+    from xrec_jax.metrics import ctr
+    from xrec_jax.phases.fit_predictor import MODELS
+    from xrec_jax.recommenders import training
+    fields, examples = fields_of(data_dir), all_ratings(data_dir)
+    name, settings, _ = CTR[model]
+    module = MODELS[name](vocab_size=fields.vocab_size, num_user_fields=fields.user_fields.shape[1],
+                          embed_dim=CTR_EMBEDDING, **settings)
+    config = training.TrainConfig(batch_size=BATCH_SIZE, learning_rate=1e-3)
+    train, valid = (training.make_rows(examples[split], history=module.uses_history) for split in ('train', 'valid'))
+    one = training.make_rows(first(examples['valid'], 1), history=module.uses_history)
+    state = training.init_state(module, config, fields, jax.random.key(0))
+
+    def epoch():
+        nonlocal state
+        state, metrics = training.run_epoch(module, config, fields, state, train, one)
+        return metrics
+
+    def evaluate():
+        scores = np.asarray(training.predict(module, state.params, fields, valid))
+        return ctr.ctr_metrics(examples['valid'].label, scores)
+
+    rows = len(examples['train'].user)
+    return {'train': timed(epoch, 5), 'evaluate': timed(evaluate, 10), 'rows': rows, 'steps': -(-rows // BATCH_SIZE),
+            'device': device()}
+
+
+def fields_of(data_dir: str):
+    from xrec_jax.recommenders import fields
+    return fields.build_fields(ratings(data_dir), tuple(config_of(data_dir).fit.fields))
+
+
+def device() -> str:
+    import jax
+    return f'{jax.device_count()} × {jax.devices()[0].device_kind}, {os.cpu_count()} cores'
+
+
+def ctr_accuracy(data_dir: str) -> dict:
+    """{model: {'auc': [of each seed], 'log_loss': [...]}} on the test split, by the config as it stands."""
+    from xrec_jax.phases import schedule, task
+    config = config_of(data_dir)
+    with tempfile.TemporaryDirectory() as workdir:
+        path = pathlib.Path(workdir) / 'run'
+        path.mkdir()
+        made = task.make_task(config, path)
+        with contextlib.redirect_stdout(sys.stderr):
+            schedule.run_schedule(made)
+        return json.loads((path / 'summary.json').read_text())['ctr_of_seeds']
+
+
+MEASUREMENTS = {run.__name__: run for run in (speed_ranking, speed_ctr, ctr_accuracy)}
+
+
+def measure(name: str, **arguments: Any) -> dict:
+    """Runs one of `MEASUREMENTS` in a process of its own, on CPU."""
+    found = subprocess.run([sys.executable, __file__, '--measure', name, '--arguments', json.dumps(arguments)],
+                           stdout=subprocess.PIPE, check=True, env={**os.environ, 'JAX_PLATFORMS': 'cpu'})
+    return json.loads(found.stdout.splitlines()[-1])
+
+
+# ------------------------------------------------------------------------------------ the peer
+
+
+class Peer:
+    """RecBole in the interpreter `python`; its files stand in `folder`, as it wants them: NAME/NAME.inter."""
+
+    def __init__(self, python: str, folder: pathlib.Path):
+        self.python, self.folder = python, folder
+
+    def data(self, name: str, write: Callable[[pathlib.Path], None]) -> pathlib.Path:
+        """The folder `name`, filled by `write` when first asked for."""
+        path = self.folder / name
+        if not path.exists():
+            path.mkdir()
+            write(path)
+        return path
+
+    def run(self, model: str, data: pathlib.Path, seed: int = 0, **settings: Any) -> dict:
+        """The line of bench/recbole_peer.py."""
+        if model == 'SASRec':
+            settings['train_neg_sample_args'] = None  # what its cross-entropy wants
+        given = [f'--set={key}={json.dumps(value)}' for key, value in settings.items()]
+        found = subprocess.run(
+            [self.python, ROOT / 'bench' / 'recbole_peer.py', '--model', model, '--data', data, '--seed', str(seed),
+             *given], stdout=subprocess.PIPE, check=True, cwd=self.folder)  # it leaves a log where it stands
+        return json.loads(found.stdout.splitlines()[-1])
+
+
+def after_first(seconds: Sequence[float]) -> dict[str, float]:
+    """The median without the first, where there are several."""
+    kept = seconds[1:] or seconds
+    return {'seconds': statistics.median(kept), 'times': len(kept)}
+
+
+# ------------------------------------------------------------------------------------- reports
+
+
+def show(**row: Any) -> None:
+    print(json.dumps(rounded(row)), flush=True)
+
+
+def rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: rounded(x) for key, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(x) for x in value]
+    return float(f'{value:.4g}') if isinstance(value, float) else value
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns by width, the first on the left."""
+    widths = [max(map(len, column)) for column in zip(head, *rows)]
+    for row in (head, *rows):
+        print('  '.join([row[0].ljust(widths[0]), *(x.rjust(w) for x, w in zip(row[1:], widths[1:]))]), flush=True)
+
+
+def speed(args: argparse.Namespace, peer: Peer | None) -> None:
+    rows = []
+    for model in args.models or (*RANKING, *CTR):
+        theirs = None
+        if model in RANKING:
+            forms = ('prefixes', 'positions') if model == 'SASRec' else ('',)
+            ours = {form: measure('speed_ranking', data_dir=args.data_dir, model=model, form=form) for form in forms}
+            if peer:
+                data = peer.data('everything', lambda path: write_ranking(ratings(args.data_dir), path))
+                theirs = peer.run(model, data, epochs=PEER_EPOCHS[model], train_batch_size=BATCH_SIZE)
+        else:
+            ours = {'': measure('speed_ctr', data_dir=args.data_dir, model=model)}
+            if peer:
+                data = peer.data('all_ratings', lambda path: write_ctr(
+                    all_ratings(args.data_dir), fields_of(args.data_dir), path))
+                theirs = peer.run(model, data, epochs=4, train_batch_size=BATCH_SIZE, embedding_size=CTR_EMBEDDING,
+                                  **CTR[model][2])
+        for form, figures in ours.items():
+            parts = {part: {'ours': figures[part]} for part in ('train', 'evaluate')}
+            for part, name in (('train', 'train_seconds'), ('evaluate', 'valid_seconds')) if theirs else ():
+                parts[part]['theirs'] = after_first(theirs[name])
+                parts[part]['ratio'] = parts[part]['theirs']['seconds'] / parts[part]['ours']['seconds']
+            about = {key: figures[key] for key in ('rows', 'steps', 'device')}
+            show(measurement='speed', model=model, form=form, **about, **parts,
+                 peer=f'RecBole {theirs["version"]}, torch {theirs["torch"]}, {theirs["threads"]} threads' if theirs
+                 else 'not run: no --peer')
+            cells = [f'{parts[part][side]["seconds"]:.3g}' if side in parts[part] else '-'
+                     for part in parts for side in ('ours', 'theirs')]
+            ratios = [f'{parts[part]["ratio"]:.1f}' if theirs else '-' for part in parts]
+            compile_seconds = sum(figures[part]['compile'] for part in parts)
+            rows.append([f'{model} {form}'.strip(), *cells[:2], ratios[0], *cells[2:], ratios[1],
+                         f'{compile_seconds:.1f}'])
+    table(('seconds', 'epoch', 'RecBole', 'ratio', 'evaluation', 'RecBole', 'ratio', 'compilation'), rows)
+
+
+def compare_ctr(args: argparse.Namespace, peer: Peer | None) -> None:
+    from configs.baselines import ctr
+    ours = measure('ctr_accuracy', data_dir=args.data_dir)
+    rows = []
+    for model in args.models or COMPARED:
+        of_seeds = {'ours': ours[ctr.TITLES[CTR[model][0]]]['test']}
+        if peer:
+            data = peer.data('expctr', lambda path: write_ctr(
+                expctr_examples(args.data_dir), fields_of(args.data_dir), path))
+            lines = [peer.run(model, data, seed, embedding_size=CTR_EMBEDDING) for seed in range(SEEDS)]
+            of_seeds['theirs'] = {'auc': [line['test']['auc'] for line in lines],
+                                  'log_loss': [line['test']['logloss'] for line in lines]}
+        rows.append(compared('ctr-accuracy', model, of_seeds, ('auc', 'log_loss')))
+    table(('test, mean ± spread', 'AUC', 'RecBole', 'LogLoss', 'RecBole'), rows)
+
+
+def compared(measurement: str, model: str, of_seeds: dict[str, dict[str, list[float]]], metrics: Sequence[str]
+             ) -> list[str]:
+    """Shows each side's figures, and returns the row of a table."""
+    from xrec_jax.metrics.spread import spread
+    cells = [spread(of_seeds[side][metric]) if side in of_seeds else '-'
+             for metric in metrics for side in ('ours', 'theirs')]
+    show(measurement=measurement, model=model, **{side: {metric: values[metric] for metric in metrics}
+                                                  for side, values in of_seeds.items()},
+         **({} if 'theirs' in of_seeds else {'peer': 'not run: no --peer'}))
+    return [model, *cells]
+
+
+PARTS = {'speed': speed, 'ctr-accuracy': compare_ctr}
+
+
+@contextlib.contextmanager
+def peer_of(python: str | None) -> Iterator[Peer | None]:
+    if not python:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix='bench-recbole-') as folder:
+        yield Peer(python, pathlib.Path(folder))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--only', default=','.join(PARTS), help='some of these, by commas')
+    parser.add_argument('--models', type=lambda text: text.split(','), help="some of them, by RecBole's names")
+    parser.add_argument('--data_dir', default='../shared/data/ml-100k', help='the files of MovieLens-100k')
+    parser.add_argument('--peer', metavar='PYTHON', help='an interpreter that has RecBole')
+    parser.add_argument('--measure', help=argparse.SUPPRESS)
+    parser.add_argument('--arguments', help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        print(json.dumps(MEASUREMENTS[args.measure](**json.loads(args.arguments))))
+        return
+    with peer_of(args.peer) as peer:
+        for part in args.only.split(','):
+            PARTS[part](args, peer)
+
+
+if __name__ == '__main__':
+    main()

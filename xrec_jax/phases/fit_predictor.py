@@ -1,0 +1,119 @@
+"""`fit` for clicks and ratings: a predictor, with or without explanations as features (ExpCTR eq. 12 and 15).
+
+With `text`, every explanation of a training example that an earlier phase wrote and encoded is one
+row; training examples that have none enter once, with zeros in the explanation's place. Validation
+reads the newest explanations of the validation split.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import ml_collections
+import numpy as np
+import pyarrow as pa
+
+from xrec_jax.errors import UserError
+from xrec_jax.phases import models
+from xrec_jax.phases.task import Task
+from xrec_jax.recommenders import training
+from xrec_jax.recommenders.autoint import AutoInt
+from xrec_jax.recommenders.bert4rec import BERT4RecPredictor
+from xrec_jax.recommenders.caser import CaserPredictor
+from xrec_jax.recommenders.dcn import DCN
+from xrec_jax.recommenders.dcnv2 import DCNv2
+from xrec_jax.recommenders.deepfm import DeepFM
+from xrec_jax.recommenders.dien import DIEN
+from xrec_jax.recommenders.din import DIN
+from xrec_jax.recommenders.dssm import DSSM
+from xrec_jax.recommenders.fignn import FiGNN
+from xrec_jax.recommenders.fm import FM
+from xrec_jax.recommenders.gru4rec import GRU4RecPredictor
+from xrec_jax.recommenders.lr import LR
+from xrec_jax.recommenders.pnn import PNN
+from xrec_jax.recommenders.predictor import Predictor
+from xrec_jax.recommenders.sasrec import SASRecPredictor
+from xrec_jax.recommenders.xdeepfm import XDeepFM
+from xrec_jax.runs.explanations import read_explanations, vectors
+from xrec_jax.runs.state import RunState
+
+MODELS: dict[str, type[Predictor]] = {
+    'lr': LR, 'fm': FM, 'dssm': DSSM, 'deepfm': DeepFM, 'autoint': AutoInt, 'pnn': PNN, 'xdeepfm': XDeepFM,
+    'fignn': FiGNN, 'dcn': DCN, 'dcnv2': DCNv2, 'din': DIN, 'dien': DIEN, 'sasrec': SASRecPredictor,
+    'bert4rec': BERT4RecPredictor, 'gru4rec': GRU4RecPredictor, 'caser': CaserPredictor}
+
+
+def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str]) -> None:
+    """UserError for bad settings, or for text features that nothing before would write."""
+    make_config(settings)
+    make_model(task, settings, 0)
+    if settings.text and not any(entry.startswith(('align(', 'explain(')) for entry in earlier):
+        raise UserError(f'schedule: fit({settings.name}) with text=True needs explanations: put an align or '
+                        'explain phase before it.')
+
+
+def make_config(settings: ml_collections.ConfigDict) -> training.TrainConfig:
+    """`settings.training`, for the objective `settings.task`."""
+    return training.TrainConfig(objective=settings.task, **settings.training.to_dict())
+
+
+def make_model(task: Task, settings: ml_collections.ConfigDict, text_dim: int) -> Predictor:
+    """The model `settings.model.name` with the rest of `settings.model`; UserError for what it does not have."""
+    return models.make(MODELS, settings, vocab_size=task.fields.vocab_size,
+                       num_user_fields=task.fields.user_fields.shape[1], text_dim=text_dim)
+
+
+class Training:
+    """The training of one candidate."""
+
+    def __init__(self, task: Task, settings: ml_collections.ConfigDict, data: tuple[training.Rows, training.Rows]):
+        self.train, self.valid = data
+        self.fields = task.fields
+        self.config = make_config(settings)
+        self.model = make_model(task, settings, 0 if self.train.text is None else self.train.text.shape[-1])
+
+    @property
+    def note(self) -> str:
+        """What it is trained on, for people."""
+        text = self.train.text
+        share = '' if text is None else f', {np.mean(np.any(np.asarray(text) != 0, axis=(1, 2))):.0%} of them with an explanation'
+        return f'{len(self.train.user):,} rows{share}'
+
+    def init(self, keys: jax.Array) -> training.State:
+        """The state before the first epoch; of several `keys` [S] stacked."""
+        init = training.init_state if keys.ndim == 0 else training.init_seeds
+        return init(self.model, self.config, self.fields, keys)
+
+    def fit(self, state: training.State, on_epoch: training.OnEpoch) -> training.State:
+        return training.fit(self.model, self.config, self.fields, self.train, self.valid, state=state,
+                            on_epoch=on_epoch)
+
+
+def prepare(task: Task, state: RunState, settings: ml_collections.ConfigDict) -> tuple[training.Rows, training.Rows]:
+    """Training and validation rows."""
+    train, valid = task.examples['train'], task.examples['valid']
+    make_rows = functools.partial(training.make_rows, history=MODELS[settings.model.name].uses_history,
+                                  scale=task.dataset.rating_scale if settings.task == 'rating' else None)
+    if not settings.text:
+        return make_rows(train), make_rows(valid)
+    corpus = pa.concat_tables([read_explanations(path, 'train') for path in state.explanations.values()])
+    corpus = corpus.filter(corpus['vector'].is_valid())
+    validation = newest_vectors(task, state, 'valid')
+    if not len(corpus):
+        raise UserError(f'schedule: fit({settings.name}) with text=True needs encoded explanations of the train '
+                        'split: put an align or explain phase before it.')
+    index = corpus['example'].to_numpy()
+    missing = np.setdiff1d(np.arange(len(train.user)), index)
+    text = vectors(corpus)
+    text = np.concatenate([text, np.zeros((len(missing), text.shape[1]), np.float32)])
+    return make_rows(train, text[:, None], np.concatenate([index, missing])), make_rows(valid, validation[:, None])
+
+
+def newest_vectors(task: Task, state: RunState, split: str) -> np.ndarray:
+    """Vectors [N, d] of the newest phase that encoded every example of a split, in their order."""
+    for path in reversed(state.explanations.values()):
+        table = read_explanations(path, split).sort_by('example')
+        if len(table) == len(task.examples[split].user) and not table['vector'].null_count:
+            return vectors(table)
+    raise UserError(f'schedule: there are no encoded explanations of the {split} split: put an explain phase '
+                    f'with splits that name "{split}" and encode=True before.')

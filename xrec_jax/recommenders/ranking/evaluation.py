@@ -1,0 +1,83 @@
+"""The best items of each user by one blocked matrix product, and how well they find what is held out."""
+
+import dataclasses
+import functools
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xrec_jax.metrics import ranking as metrics
+from xrec_jax.recommenders import tables
+from xrec_jax.recommenders.ranking.data import Data, Queries, histories
+
+_UNSEEN = np.finfo(np.float32).min  # the score of an item unseen in training; what may not be shown has -inf
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'k'))
+def recommend(model: nn.Module, params: Any, data: Data, queries: Queries, k: int) -> jax.Array:
+    """int32 [n * b, k]: the best items of each of `queries` (its filling too), best first, -1 where there is none."""
+    return best_items(model, params, data, queries, k)
+
+
+def best_items(model: nn.Module, params: Any, data: Data, queries: Queries, k: int) -> jax.Array:
+    """`recommend`, to be called within a `jit`."""
+    variables = {'params': params, **data.constants}
+    num_items = data.counts.shape[0]
+    items = model.apply(variables, method='item_vectors')  # [I, E]
+    bias = model.apply(variables, method='item_bias') if hasattr(model, 'item_bias') else jnp.zeros(num_items)
+    users = functools.partial(model.apply, variables, method='user_vectors')
+    popularity = data.counts.astype(jnp.float32)
+
+    def block(query):
+        history = histories(queries.sequence, query.stop, query.length, queries.width)
+        scores = tables.scores(users(query.user, history), items) + bias  # [b, I]
+        scores = jnp.where(_cold(data, query)[:, None], popularity, scores)
+        scores = jnp.where(data.counts > 0, scores, _UNSEEN)
+        scores = scores.at[query.seen_row, query.seen_item].set(-jnp.inf, mode='drop')
+        best, top = top_k(scores, min(k, num_items), data.item_shards)
+        return jnp.pad(jnp.where(best > -jnp.inf, top, -1), ((0, 0), (0, max(0, k - num_items))), constant_values=-1)
+
+    shared = dataclasses.replace(queries, sequence=None)
+    return jax.lax.map(block, shared).reshape(-1, k)
+
+
+def top_k(scores: jax.Array, k: int, shards: int = 1) -> tuple[jax.Array, jax.Array]:
+    """The k highest of `scores` [b, I] and their places, [b, k] each; of equal ones the first.
+
+    Where I lies in `shards` parts on as many devices, each takes the top k of its own, and only those meet.
+    """
+    if shards == 1:
+        return jax.lax.top_k(scores, k)
+    width = -(-scores.shape[1] // shards)
+    scores = jnp.pad(scores, ((0, 0), (0, shards * width - scores.shape[1])), constant_values=-jnp.inf)
+    best, place = jax.lax.top_k(scores.reshape(-1, shards, width), min(k, width))
+    place += width * jnp.arange(shards)[:, None]
+    best, order = jax.lax.top_k(best.reshape(len(scores), -1), k)
+    return best, jnp.take_along_axis(place.reshape(len(scores), -1), order, axis=1)
+
+
+def _cold(data: Data, queries: Queries) -> jax.Array:
+    """bool of the shape of `queries.user`: which have no history that the model could go by."""
+    return queries.length == 0 if queries.width else ~data.active[queries.user]
+
+
+def evaluate(model: nn.Module, params: Any, data: Data, queries: Queries, ks: tuple[int, ...] = (5, 10, 20)
+             ) -> dict[str, float]:
+    """The figures of `metrics.ranking.ranking_metrics` over all items; any of `ks` may be above their number."""
+    real = queries.real
+    top = np.asarray(recommend(model, params, data, queries, max(ks)))[real]
+    held_out = np.asarray(queries.held_out).reshape(len(real), -1)[real]
+    return metrics.ranking_metrics(top, held_out, data.counts.shape[0], ks)
+
+
+def counts(data: Data, queries: Queries) -> dict[str, int]:
+    """How many 'users' are ranked for, how many of them 'without_history', items 'unseen' in training, and held-out
+    items among these, 'unseen_held_out' (never found but by a list that is as long as the catalogue)."""
+    held_out = np.asarray(queries.held_out).reshape(-1)
+    unseen = np.asarray(data.counts) == 0
+    return {'users': int(queries.real.sum()),
+            'without_history': int((np.asarray(_cold(data, queries)).reshape(-1) & queries.real).sum()),
+            'unseen': int(unseen.sum()), 'unseen_held_out': int(unseen[held_out[held_out >= 0]].sum())}
