@@ -16,17 +16,32 @@ own, and a table at the end of each part. A ratio is theirs / ours: above 1, we 
                              many a step (2048 / 50 rows of 50)
                 The CTR models: 80 / 10 / 10 % of all ratings by each user's time, widths as in RecBole.
   ctr-accuracy  test AUC and LogLoss on ExpCTR's split, five seeds: `configs/baselines/ctr.py` as it stands, and
-                RecBole's defaults (but `embedding_size`, ours) with its own early stopping
+                RecBole's defaults (but `embedding_size`, ours) with its own early stopping by validation AUC, its
+                default, and by validation LogLoss, as ours
   accuracy      test Recall@10 and NDCG@10 of BPR, LightGCN and SASRec, leave-one-out, five seeds of each side
-                at RecBole's defaults. RecBole's runs take hours: `--peer_results DIR` reads lines of
-                bench/recbole_peer.py from DIR/MODEL.SEED.json instead.
+                at RecBole's defaults, also of when to stop. SASRec is trained in the form `positions` (`--stride`
+                has others) and, as in RecBole, ranks items that a user has met; the same models with those
+                masked stand beside. RecBole's runs take hours: those found as lines of bench/recbole_peer.py in
+                `--peer_results DIR`, MODEL.SEED.json, are not run again.
+  size          BPR-MF with as many users as items, 64 dimensions in bfloat16, on eight fake devices (`fsdp`): bytes
+                of the state on a device as computed from shapes and as found, further bytes of a step and of a
+                block of 16 users as XLA plans them, seconds of both; and how many arrays of a compiled program are
+                as large as a whole table, or as the scores of the block
+
+Both sides hold out by time, ties by the order of the file. RecBole scales times to [0, 1] in float32, where
+two that are a second apart may be equal: 4 of MovieLens-100k's 943 users have another test item there.
 """
 
 import argparse
+import collections
 import contextlib
+import dataclasses
+import functools
 import json
+import math
 import os
 import pathlib
+import re
 import statistics
 import subprocess
 import sys
@@ -64,10 +79,10 @@ PEER_EPOCHS = {'BPR': 8, 'LightGCN': 4, 'SASRec': 1}  # that are timed; of the C
 # ---------------------------------------------------------------------------------------- data
 
 
-def config_of(data_dir: str):
-    """The config of ExpCTR's ID-based block, with the ratings of `data_dir`."""
+def ctr_config(data_dir: str, models: Sequence[str]):
+    """The config of ExpCTR's ID-based block, of some models by our names, with the ratings of `data_dir`."""
     from configs.baselines import ctr
-    config = ctr.get_config('ml-100k')
+    config = ctr.get_config(','.join(['ml-100k', *models]))
     config.data.data_dir = data_dir
     return config
 
@@ -79,8 +94,7 @@ def ratings(data_dir: str):
 
 def expctr_examples(data_dir: str):
     from xrec_jax.phases import task
-    config = config_of(data_dir)
-    return task.make_examples(ratings(data_dir), config)
+    return task.make_examples(ratings(data_dir), ctr_config(data_dir, ()))
 
 
 def all_ratings(data_dir: str):
@@ -178,7 +192,6 @@ def speed_ranking(data_dir: str, model: str, form: str = '') -> dict:
 
 def first(examples, number: int):
     """The first examples of a split."""
-    import dataclasses
     past = dataclasses.replace(examples.past, stop=examples.past.stop[:number], length=examples.past.length[:number])
     return dataclasses.replace(examples, past=past, **{
         name: getattr(examples, name)[:number] for name in ('user', 'item', 'rating', 'label', 'interaction')})
@@ -214,7 +227,7 @@ def speed_ctr(data_dir: str, model: str) -> dict:
 
 def fields_of(data_dir: str):
     from xrec_jax.recommenders import fields
-    return fields.build_fields(ratings(data_dir), tuple(config_of(data_dir).fit.fields))
+    return fields.build_fields(ratings(data_dir), tuple(ctr_config(data_dir, ()).fit.fields))
 
 
 def device() -> str:
@@ -222,26 +235,138 @@ def device() -> str:
     return f'{jax.device_count()} × {jax.devices()[0].device_kind}, {os.cpu_count()} cores'
 
 
-def ctr_accuracy(data_dir: str) -> dict:
-    """{model: {'auc': [of each seed], 'log_loss': [...]}} on the test split, by the config as it stands."""
+def ctr_accuracy(data_dir: str, models: Sequence[str]) -> dict:
+    """By our title of a model and by split: the figures of each seed, with the config as it stands."""
     from xrec_jax.phases import schedule, task
-    config = config_of(data_dir)
-    with tempfile.TemporaryDirectory() as workdir:
-        path = pathlib.Path(workdir) / 'run'
-        path.mkdir()
-        made = task.make_task(config, path)
-        with contextlib.redirect_stdout(sys.stderr):
-            schedule.run_schedule(made)
-        return json.loads((path / 'summary.json').read_text())['ctr_of_seeds']
+    with tempfile.TemporaryDirectory() as workdir, contextlib.redirect_stdout(sys.stderr):
+        made = task.make_task(ctr_config(data_dir, models), pathlib.Path(workdir))
+        schedule.run_schedule(made)
+        return json.loads((pathlib.Path(workdir) / 'summary.json').read_text())['ctr_of_seeds']
 
 
-MEASUREMENTS = {run.__name__: run for run in (speed_ranking, speed_ctr, ctr_accuracy)}
+def ranking_accuracy(data_dir: str, model: str, stride: int) -> dict:
+    """Figures of each seed on the test split, and with what a user has met masked in them or not."""
+    import jax
+    from xrec_jax.recommenders import ranking
+    dataset, examples = ratings(data_dir), everything(data_dir)
+    sizes = dataset.users.num_rows, dataset.items.num_rows
+    module, loss = ranking_model(model, *sizes)
+    stride = stride if model == 'SASRec' else 1
+    data, masked = ranking.make_data(module, examples, *sizes, stride=stride)
+    _, queries = ranking.make_data(module, examples, *sizes, stride=stride, mask_seen=model != 'SASRec')
+    start = time.perf_counter()
+    states = ranking.init_seeds(module, data, jax.random.split(jax.random.key(0), SEEDS))
+    states = ranking.fit(module, loss, ranking.RankingConfig(batch_size=BATCH_SIZE), data, queries['valid'],
+                         state=states)
+    seconds = time.perf_counter() - start
+    figures = {name: [ranking.evaluate(module, jax.tree.map(lambda x: x[n], states.best_params), data, asked['test'],
+                                       (10,)) for n in range(SEEDS)]
+               for name, asked in {'as RecBole': queries, 'masked': masked}.items()}
+    return {'seconds': seconds, 'epochs': np.asarray(states.epoch).tolist(), 'stride': stride, **{
+        name: {metric: [float(of_seed[metric]) for of_seed in values] for metric in ('recall@10', 'ndcg@10')}
+        for name, values in figures.items()}}
 
 
-def measure(name: str, **arguments: Any) -> dict:
+def size(rows: int, dim: int = 64, interactions: int = 5_000_000, steps: int = 4) -> dict:
+    """Users and items `rows` each: state in parts from the start, a few steps, a block of users; all by `fsdp`."""
+    from flax import linen as nn
+    import jax
+    import jax.numpy as jnp
+    from xrec_jax.parallel import mesh as meshes, sharding
+    from xrec_jax.recommenders import ranking
+    from xrec_jax.recommenders.mf import BPRMF
+    mesh = meshes.make_mesh({'fsdp': -1})
+    model = BPRMF(rows, rows, dim, dtype=jnp.bfloat16)
+    loss, config = ranking.pairwise(model), ranking.RankingConfig(batch_size=BATCH_SIZE)
+    data, queries = ranking.make_data(model, drawn(rows, interactions), rows, rows, item_shards=mesh.size)
+    # All interactions are known to the negatives; only some are targets, as an epoch of all takes an hour.
+    few = jax.tree.map(lambda x: x[:steps * BATCH_SIZE], data.targets)
+    data, queries = sharding.replicate((dataclasses.replace(data, targets=few), queries), mesh)
+    block = queries['test']
+
+    abstract = ranking.abstract_state(model, data)
+    shardings = sharding.param_shardings(abstract, mesh)
+    computed = sum(jax.tree.leaves(jax.tree.map(
+        lambda x, place: math.prod(place.shard_shape(x.shape)) * itemsize(x), nn.unbox(abstract), shardings)))
+    start = time.perf_counter()
+    init = jax.jit(functools.partial(ranking.init_state, model), out_shardings=shardings)
+    state = jax.block_until_ready(init(data, jax.random.key(0)))
+    init_seconds = time.perf_counter() - start
+    # Asked for again, as what a step returns is to lie as it came.
+    step = jax.jit(functools.partial(ranking.run_epoch, model, loss, config), out_shardings=(shardings, None))
+    step = step.lower(state, data, block).compile()
+    ask = jax.jit(functools.partial(ranking.recommend, model, k=10)).lower(state.params, data, block).compile()
+
+    programs = {'epoch': step, 'block': ask}
+
+    def epoch():
+        nonlocal state
+        state, metrics = step(state, data, block)
+        return metrics
+
+    asked = timed(lambda: ask(state.params, data, block), 2)
+    trained = timed(epoch, 2)
+    return {
+        'rows': rows, 'dim': dim, 'devices': mesh.size, 'interactions': interactions, 'users_a_block': block.user.size,
+        'parameters': 2 * rows * dim,
+        'state_bytes_computed': computed,
+        'state_bytes_found': max(bytes_on_devices(state).values()),
+        'data_bytes_found': max(bytes_on_devices((data, block)).values()),
+        'whole_tables': {name: whole(program.as_text(), rows * dim) for name, program in programs.items()},
+        'whole_scores': {name: whole(program.as_text(), rows * block.user.size) for name, program in programs.items()},
+        'temporary_bytes': {name: program.memory_analysis().temp_size_in_bytes for name, program in programs.items()},
+        'seconds': {'init': init_seconds, 'step': (trained['seconds'] - asked['seconds']) / steps,
+                    'block': asked['seconds']}}
+
+
+def drawn(rows: int, interactions: int) -> dict:
+    """Splits of a made-up leave-one-out: items by a power law, and 16 users to rank for."""
+    from xrec_jax.data import protocols
+    random = np.random.Generator(np.random.Philox(0))
+
+    def split(number: int, user: np.ndarray) -> protocols.Examples:
+        item = (rows * random.random(number) ** 3).astype(np.int32)
+        none, one = np.zeros(number, np.int32), np.ones(number, np.float32)
+        past = protocols.Histories(np.zeros(0, np.int32), np.zeros(0, bool), none, none, 0)
+        return protocols.Examples(user, item, one, one, none, past)
+
+    ranked = np.arange(16, dtype=np.int32)
+    return {'train': split(interactions, np.sort(random.integers(0, rows, interactions, dtype=np.int32))),
+            'valid': split(16, ranked), 'test': split(16, ranked)}
+
+
+def itemsize(x: Any) -> int:
+    """Bytes of an element; of a key those of its two words."""
+    import jax
+    return 8 if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x.dtype.itemsize
+
+
+def bytes_on_devices(tree: Any) -> dict[int, int]:
+    """What lies on each device, by its id."""
+    import jax
+    found = collections.Counter()
+    for leaf in jax.tree.leaves(tree):
+        for shard in leaf.addressable_shards:
+            found[shard.device.id] += math.prod(shard.data.shape) * itemsize(leaf)
+    return found
+
+
+def whole(program: str, elements: int) -> int:
+    """How many arrays of floats in a partitioned program have so many elements on one device, in whatever layout."""
+    shapes = re.findall(r'= \(?(?:f32|bf16)\[([\d,]+)\]', program)
+    return sum(math.prod(map(int, shape.split(','))) >= elements for shape in shapes)
+
+
+MEASUREMENTS = {run.__name__: run for run in (speed_ranking, speed_ctr, ctr_accuracy, ranking_accuracy, size)}
+
+
+def measure(name: str, devices: int = 1, **arguments: Any) -> dict:
     """Runs one of `MEASUREMENTS` in a process of its own, on CPU."""
+    flags = os.environ.get('XLA_FLAGS', '') + (
+        f' --xla_force_host_platform_device_count={devices}' if devices > 1 else '')
     found = subprocess.run([sys.executable, __file__, '--measure', name, '--arguments', json.dumps(arguments)],
-                           stdout=subprocess.PIPE, check=True, env={**os.environ, 'JAX_PLATFORMS': 'cpu'})
+                           stdout=subprocess.PIPE, check=True,
+                           env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags})
     return json.loads(found.stdout.splitlines()[-1])
 
 
@@ -338,33 +463,79 @@ def speed(args: argparse.Namespace, peer: Peer | None) -> None:
 
 def compare_ctr(args: argparse.Namespace, peer: Peer | None) -> None:
     from configs.baselines import ctr
-    ours = measure('ctr_accuracy', data_dir=args.data_dir)
+    models = args.models or COMPARED
+    ours = measure('ctr_accuracy', data_dir=args.data_dir, models=[CTR[model][0] for model in models])
     rows = []
-    for model in args.models or COMPARED:
+    for model in models:
         of_seeds = {'ours': ours[ctr.TITLES[CTR[model][0]]]['test']}
-        if peer:
+        if not peer:
+            rows.append(compared('ctr-accuracy', model, of_seeds, ('auc', 'log_loss')))
+        for metric in ('AUC', 'LogLoss') if peer else ():
             data = peer.data('expctr', lambda path: write_ctr(
                 expctr_examples(args.data_dir), fields_of(args.data_dir), path))
-            lines = [peer.run(model, data, seed, embedding_size=CTR_EMBEDDING) for seed in range(SEEDS)]
+            lines = [peer.run(model, data, seed, embedding_size=CTR_EMBEDDING, valid_metric=metric)
+                     for seed in range(SEEDS)]
             of_seeds['theirs'] = {'auc': [line['test']['auc'] for line in lines],
                                   'log_loss': [line['test']['logloss'] for line in lines]}
-        rows.append(compared('ctr-accuracy', model, of_seeds, ('auc', 'log_loss')))
+            rows.append(compared('ctr-accuracy', f'{model}, theirs stopped by {metric}', of_seeds, ('auc', 'log_loss')))
     table(('test, mean ± spread', 'AUC', 'RecBole', 'LogLoss', 'RecBole'), rows)
 
 
-def compared(measurement: str, model: str, of_seeds: dict[str, dict[str, list[float]]], metrics: Sequence[str]
-             ) -> list[str]:
+def compare_ranking(args: argparse.Namespace, peer: Peer | None) -> None:
+    rows = []
+    metrics = ('recall@10', 'ndcg@10')
+    for model in args.models or RANKING:
+        ours = measure('ranking_accuracy', data_dir=args.data_dir, model=model, stride=args.stride)
+        lines = [line for seed in range(SEEDS) if (line := peer_line(args, peer, model, seed))]
+        theirs = {'theirs': {metric: [line['test'][metric] for line in lines] for metric in metrics}} if lines else {}
+        about = {key: ours[key] for key in ('stride', 'epochs', 'seconds')}
+        if lines:
+            about['peer_epochs'] = [line['epochs'] for line in lines]
+        rows.append(compared('accuracy', model, {'ours': ours['as RecBole'], **theirs}, metrics, **about))
+        if model == 'SASRec':
+            rows.append(compared('accuracy', 'SASRec, masked', {'ours': ours['masked']}, metrics, **about))
+    table(('test, mean ± spread', 'Recall@10', 'RecBole', 'NDCG@10', 'RecBole'), rows)
+
+
+def peer_line(args: argparse.Namespace, peer: Peer | None, model: str, seed: int) -> dict | None:
+    """RecBole's line of a seed: found in `--peer_results`, or run; None where neither can be."""
+    path = pathlib.Path(args.peer_results or '.') / f'{model}.{seed}.json'
+    if args.peer_results and path.exists():
+        return json.loads(path.read_text())
+    if not peer:
+        return None
+    data = peer.data('everything', lambda path: write_ranking(ratings(args.data_dir), path))
+    return peer.run(model, data, seed)
+
+
+def sizes(args: argparse.Namespace, peer: Peer | None) -> None:
+    del peer
+    rows = []
+    for number in args.rows:
+        found = measure('size', devices=8, rows=number)
+        show(measurement='size', **found)
+        megabytes = [f'{found[f"state_bytes_{how}"] / 1e6:.1f}' for how in ('computed', 'found')]
+        rows.append([f'{number:,} × {number:,} × {found["dim"]}', *megabytes,
+                     *(f'{found["temporary_bytes"][part] / 1e6:.1f}' for part in ('epoch', 'block')),
+                     *(str(sum(found[what].values())) for what in ('whole_tables', 'whole_scores')),
+                     *(f'{found["seconds"][part]:.3g}' for part in ('init', 'step', 'block'))])
+    table(('MB on each of 8 devices', 'state', 'found', '+ a step', '+ a block', 'whole tables', 'whole scores',
+           's init', 's a step', 's a block'), rows)
+
+
+def compared(measurement: str, model: str, of_seeds: dict[str, dict[str, list[float]]], metrics: Sequence[str],
+             **about: Any) -> list[str]:
     """Shows each side's figures, and returns the row of a table."""
     from xrec_jax.metrics.spread import spread
     cells = [spread(of_seeds[side][metric]) if side in of_seeds else '-'
              for metric in metrics for side in ('ours', 'theirs')]
-    show(measurement=measurement, model=model, **{side: {metric: values[metric] for metric in metrics}
+    show(measurement=measurement, model=model, **about, **{side: {metric: values[metric] for metric in metrics}
                                                   for side, values in of_seeds.items()},
          **({} if 'theirs' in of_seeds else {'peer': 'not run: no --peer'}))
     return [model, *cells]
 
 
-PARTS = {'speed': speed, 'ctr-accuracy': compare_ctr}
+PARTS = {'speed': speed, 'ctr-accuracy': compare_ctr, 'accuracy': compare_ranking, 'size': sizes}
 
 
 @contextlib.contextmanager
@@ -382,6 +553,10 @@ def main() -> None:
     parser.add_argument('--models', type=lambda text: text.split(','), help="some of them, by RecBole's names")
     parser.add_argument('--data_dir', default='../shared/data/ml-100k', help='the files of MovieLens-100k')
     parser.add_argument('--peer', metavar='PYTHON', help='an interpreter that has RecBole')
+    parser.add_argument('--peer_results', metavar='DIR', help="lines of RecBole's runs for the part accuracy")
+    parser.add_argument('--stride', type=int, default=LENGTH, help='targets of a row of SASRec, for its accuracy')
+    parser.add_argument('--rows', type=lambda text: [int(x) for x in text.split(',')], default=[100_000, 1_000_000],
+                        help='users, and as many items, for the part size')
     parser.add_argument('--measure', help=argparse.SUPPRESS)
     parser.add_argument('--arguments', help=argparse.SUPPRESS)
     args = parser.parse_args()

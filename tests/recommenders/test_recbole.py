@@ -134,7 +134,7 @@ def next_item(name, model, params):
     _, given, out = load(name)
     history = right_aligned(given['history'])
     scores = scores_of(model, params, given['user'] - 1, history)
-    np.testing.assert_allclose(scores, out['scores'], rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(scores, out['scores'], **CLOSE)
     states = model.apply({'params': params}, given['user'] - 1, history, method='user_vectors')
     vectors = model.apply({'params': params}, method='item_vectors')
     loss = sequences.softmax_cross_entropy(states, vectors, given['positive'])
@@ -164,7 +164,7 @@ def test_bert4rec():
               'head': {'transform': linear(w, 'output_ffn'), 'norm': norm(w, 'output_ln')}}
     # RecBole drops the oldest item of short histories, too.
     history = right_aligned(given['history'][:, 1:])
-    np.testing.assert_allclose(scores_of(model, params, given['user'], history), out['scores'], rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(scores_of(model, params, given['user'], history), out['scores'], **CLOSE)
 
     masked = right_aligned(given['masked'])
     targets = np.where(masked == model.mask_token, right_aligned(given['history']), 0)

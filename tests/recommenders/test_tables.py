@@ -5,10 +5,12 @@ import functools
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh, PartitionSpec
 import numpy as np
 import pytest
 
 from tests.recommenders.slow_sequences import E, HISTORY, I, MAX, U, USER, random_params
+from xrec_jax.parallel.sharding import param_shardings
 from xrec_jax.recommenders.bert4rec import BERT4Rec
 from xrec_jax.recommenders.caser import Caser
 from xrec_jax.recommenders.gru4rec import GRU4Rec
@@ -53,6 +55,16 @@ def test_a_table_is_drawn_for_its_real_shape_and_zero_elsewhere(rows):
     assert not np.any(drawn.value[rows:]) and not np.any(bias.value[rows:])
     assert np.std(drawn.value[:rows]) == pytest.approx(np.sqrt(2 / (rows + 3)), rel=0.1)
     np.testing.assert_array_equal(bias.value[:rows], 1)
+
+
+@pytest.mark.parametrize('devices', [2, 8, 64])
+def test_rows_that_do_not_divide_are_sharded_all_the_same(devices):
+    """Their real number would lie whole on every device."""
+    mesh = AbstractMesh((devices,), ('fsdp',))
+    shapes = jax.eval_shape(Two(1_001).init, jax.random.key(0))['params']
+    shardings = param_shardings(shapes, mesh)
+    assert shardings['rows'].spec == PartitionSpec('fsdp', None) and shardings['bias'].spec == PartitionSpec('fsdp')
+    assert shardings['rows'].shard_shape(shapes['rows'].value.shape) == (1_024 // devices, 3)
 
 
 def test_bfloat16_is_float32_rounded():

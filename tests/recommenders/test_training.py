@@ -224,8 +224,8 @@ OTHERS = [dataclasses.replace(CONFIG, **change) for change in (
 
 def test_rates_epochs_and_patience_are_no_other_program():
     start = training.init_state(MODEL, CONFIG, FIELDS, jax.random.key(0))
-    training.fit(MODEL, CONFIG, FIELDS, TRAIN_TEXT, VALID_TEXT, state=start)
-    epochs, before, states = training._run_epoch._cache_size(), compiles.num_compiles(), []
+    states = [training.fit(MODEL, CONFIG, FIELDS, TRAIN_TEXT, VALID_TEXT, state=start)]
+    epochs, before = training._run_epoch._cache_size(), compiles.num_compiles()
     for config in OTHERS:
         state = training.init_state(MODEL, config, FIELDS, jax.random.key(0))
         states.append(training.fit(MODEL, config, FIELDS, TRAIN_TEXT, VALID_TEXT, state=state))
