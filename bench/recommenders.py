@@ -10,11 +10,13 @@ own, and a table at the end of each part. A ratio is theirs / ours: above 1, we 
   speed         one epoch of training and one full evaluation (validation), separately; batches of 2048 and equal
                 embedding sizes, both on CPU. Ours: median of epochs after compilation, which stands apart. Theirs:
                 median of epochs after the first, or the first where `PEER_EPOCHS` has one. BPR, LightGCN, SASRec:
-                leave-one-out, all items ranked. SASRec is timed in two forms of equal work:
-                  prefixes   each prefix of a sequence is a row and its last position is trained: RecBole's rows
-                  positions  each sequence is a row, all positions are trained: as many targets an epoch, and as
-                             many a step (2048 / 50 rows of 50)
+                leave-one-out, all items ranked. SASRec is timed in two forms:
+                  prefixes   each prefix of a sequence is a row whose last position is trained: RecBole's own
+                             computation (it drops the 943 rows without history, we keep them)
+                  positions  a row is 50 targets, all trained in one pass: the same targets in an epoch and as many
+                             in a step (2048 / 50 rows), for far less work
                 The CTR models: 80 / 10 / 10 % of all ratings by each user's time, widths as in RecBole.
+                `parameters` shows how far the two sides are the same model.
   ctr-accuracy  test AUC and LogLoss on ExpCTR's split, five seeds: `configs/baselines/ctr.py` as it stands, and
                 RecBole's defaults (but `embedding_size`, ours) with its own early stopping by validation AUC, its
                 default, and by validation LogLoss, as ours
@@ -47,7 +49,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -187,7 +189,8 @@ def speed_ranking(data_dir: str, model: str, form: str = '') -> dict:
     train = timed(epoch, 2 if form == 'prefixes' else 5)
     evaluate = timed(lambda: ranking.evaluate(module, state.params, data, queries['valid'], (10,)), 10)
     rows, size = len(data.targets.user), BATCH_SIZE // stride
-    return {'train': train, 'evaluate': evaluate, 'rows': rows, 'steps': -(-rows // size), 'device': device()}
+    return {'train': train, 'evaluate': evaluate, 'rows': rows, 'steps': -(-rows // size),
+            'parameters': parameters(state), 'device': device()}
 
 
 def first(examples, number: int):
@@ -222,12 +225,17 @@ def speed_ctr(data_dir: str, model: str) -> dict:
 
     rows = len(examples['train'].user)
     return {'train': timed(epoch, 5), 'evaluate': timed(evaluate, 10), 'rows': rows, 'steps': -(-rows // BATCH_SIZE),
-            'device': device()}
+            'parameters': parameters(state), 'device': device()}
 
 
 def fields_of(data_dir: str):
     from xrec_jax.recommenders import fields
     return fields.build_fields(ratings(data_dir), tuple(ctr_config(data_dir, ()).fit.fields))
+
+
+def parameters(state) -> int:
+    import jax
+    return sum(x.size for x in jax.tree.leaves(state.params))
 
 
 def device() -> str:
@@ -426,9 +434,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print('  '.join([row[0].ljust(widths[0]), *(x.rjust(w) for x, w in zip(row[1:], widths[1:]))]), flush=True)
 
 
+def chosen(args: argparse.Namespace, known: Iterable[str]) -> list[str]:
+    """Those of the models that a part knows which were asked for."""
+    return [model for model in known if not args.models or model in args.models]
+
+
 def speed(args: argparse.Namespace, peer: Peer | None) -> None:
     rows = []
-    for model in args.models or (*RANKING, *CTR):
+    for model in chosen(args, (*RANKING, *CTR)):
         theirs = None
         if model in RANKING:
             forms = ('prefixes', 'positions') if model == 'SASRec' else ('',)
@@ -449,6 +462,7 @@ def speed(args: argparse.Namespace, peer: Peer | None) -> None:
                 parts[part]['theirs'] = after_first(theirs[name])
                 parts[part]['ratio'] = parts[part]['theirs']['seconds'] / parts[part]['ours']['seconds']
             about = {key: figures[key] for key in ('rows', 'steps', 'device')}
+            about['parameters'] = {'ours': figures['parameters']} | ({'theirs': theirs['parameters']} if theirs else {})
             show(measurement='speed', model=model, form=form, **about, **parts,
                  peer=f'RecBole {theirs["version"]}, torch {theirs["torch"]}, {theirs["threads"]} threads' if theirs
                  else 'not run: no --peer')
@@ -463,7 +477,7 @@ def speed(args: argparse.Namespace, peer: Peer | None) -> None:
 
 def compare_ctr(args: argparse.Namespace, peer: Peer | None) -> None:
     from configs.baselines import ctr
-    models = args.models or COMPARED
+    models = chosen(args, CTR if args.models else COMPARED)
     ours = measure('ctr_accuracy', data_dir=args.data_dir, models=[CTR[model][0] for model in models])
     rows = []
     for model in models:
@@ -484,7 +498,7 @@ def compare_ctr(args: argparse.Namespace, peer: Peer | None) -> None:
 def compare_ranking(args: argparse.Namespace, peer: Peer | None) -> None:
     rows = []
     metrics = ('recall@10', 'ndcg@10')
-    for model in args.models or RANKING:
+    for model in chosen(args, RANKING):
         ours = measure('ranking_accuracy', data_dir=args.data_dir, model=model, stride=args.stride)
         lines = [line for seed in range(SEEDS) if (line := peer_line(args, peer, model, seed))]
         theirs = {'theirs': {metric: [line['test'][metric] for line in lines] for metric in metrics}} if lines else {}
@@ -549,8 +563,9 @@ def peer_of(python: str | None) -> Iterator[Peer | None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--only', default=','.join(PARTS), help='some of these, by commas')
-    parser.add_argument('--models', type=lambda text: text.split(','), help="some of them, by RecBole's names")
+    words = lambda text: text.split(',')
+    parser.add_argument('--only', type=words, default=list(PARTS), help=f'some of {",".join(PARTS)}')
+    parser.add_argument('--models', type=words, help=f'some of {",".join([*RANKING, *CTR])}')
     parser.add_argument('--data_dir', default='../shared/data/ml-100k', help='the files of MovieLens-100k')
     parser.add_argument('--peer', metavar='PYTHON', help='an interpreter that has RecBole')
     parser.add_argument('--peer_results', metavar='DIR', help="lines of RecBole's runs for the part accuracy")
@@ -563,8 +578,11 @@ def main() -> None:
     if args.measure:
         print(json.dumps(MEASUREMENTS[args.measure](**json.loads(args.arguments))))
         return
+    for name, given, known in (('only', args.only, PARTS), ('models', args.models or [], [*RANKING, *CTR])):
+        if unknown := set(given) - set(known):
+            parser.error(f'--{name}: {", ".join(sorted(unknown))} should be of {", ".join(known)}')
     with peer_of(args.peer) as peer:
-        for part in args.only.split(','):
+        for part in args.only:
             PARTS[part](args, peer)
 
 

@@ -18,6 +18,7 @@ from xrec_jax.recommenders import ranking
 from xrec_jax.recommenders.ranking import data as ranking_data, evaluation as ranking_evaluation, training as ranking_training
 from xrec_jax.recommenders.lightgcn import LightGCN
 from xrec_jax.recommenders.mf import BPRMF
+from xrec_jax.recommenders.order import shuffled
 from xrec_jax.recommenders.popularity import Popularity
 
 U, I, L = 60, 50, 4
@@ -104,25 +105,6 @@ def test_a_user_who_has_met_all_items_has_no_negative_and_no_part_in_the_loss():
     loss = lambda negative: LOSS(params, ranking.Batch(one, one, jnp.array(negative), one[:, None], jnp.ones(3), train),
                                  jax.random.key(0))
     assert loss([4, -1, -1]) == pytest.approx(float(loss([4, 4, 4])), rel=1e-6)
-
-
-@pytest.mark.parametrize('size', [1, 5, 4097, 10000])
-def test_shuffled_is_a_permutation(size):
-    order = jax.jit(ranking.shuffled, static_argnums=1)(jax.random.key(3), size)
-    assert order.dtype == jnp.int32 and sorted(order.tolist()) == list(range(size))
-
-
-def test_shuffled_places_and_neighbours_are_uniform():
-    n, keys, bins = 5000, 1000, 20
-    orders = np.asarray(jax.jit(jax.vmap(lambda k: ranking.shuffled(k, n)))(jax.random.split(jax.random.key(0), keys)))
-    steps = (orders[:, 1:] - orders[:, :-1]) % n
-    for values in (orders[:, 0], orders[:, n // 2], orders[:, -1], np.argmax(orders == 17, 1), steps[:, 1000],
-                   steps[0], steps[1]):
-        count, expected = np.bincount(values * bins // n, minlength=bins), len(values) / bins
-        assert ((count - expected) ** 2 / expected).sum() < 19 + 4 * np.sqrt(38)
-    rising = (np.diff(orders, axis=1) > 0).sum(1)  # mean (n - 1) / 2, variance (n + 1) / 12
-    assert abs(rising.mean() - (n - 1) / 2) < 4 * np.sqrt((n + 1) / 12 / keys)
-    assert 0.9 < rising.std() / np.sqrt((n + 1) / 12) < 1.1
 
 
 # ------------------------------------------------------------------------------------------ data
@@ -280,7 +262,7 @@ def test_one_epoch_equals_a_plain_loop_of_batches():
     start = ranking.init_state(MODEL, train, jax.random.key(5))
     order_key, negative_key, _ = jax.random.split(jax.random.fold_in(start.key, 0), 3)
     n = len(train.targets.user)
-    order = np.asarray(ranking.shuffled(order_key, n))
+    order = np.asarray(shuffled(order_key, n))
     user, item = np.asarray(train.targets.user), np.asarray(train.targets.item)
     negative = np.asarray(ranking.draw_negatives(negative_key, train.positives, train.targets.user, I))
     assert n % CONFIG.batch_size and not any(j in seen(['train'])[u] for u, j in zip(user, negative))

@@ -349,7 +349,7 @@ def test_no_rows_is_a_user_error():
 
 
 @pytest.mark.parametrize('train, valid, message', [
-    (jnp.inf, 0.0, 'loss is nan in epoch 1.*learning_rate'),
+    (jnp.inf, 0.0, 'loss is no finite number in step 1 .epoch 1, its step 1 of 16.: lower learning_rate'),
     (0.0, jnp.inf, 'score "log_loss" of the validation rows is nan in epoch 1')])
 def test_what_is_no_number_stops_the_run_and_says_what_to_try(train, valid, message):
     rows = [dataclasses.replace(r, text=jnp.full_like(r.text, value))

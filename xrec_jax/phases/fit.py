@@ -8,6 +8,8 @@ Several seeds are trained at once (`fit.seeds`), each stopped and chosen on vali
 phase's folder of checkpoints tells of all. The test split is not looked at.
 """
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -124,8 +126,9 @@ def _report(task: Task, phase: str, trials: list[sweep.Trial], monitor: str) -> 
     """Prints the candidates, best first, and writes `sweep.csv`."""
     header, rows = sweep.table(trials)
     path = task.workdir / 'checkpoints' / phase / 'sweep.csv'
-    lines = '\n'.join(','.join(map(str, row)) for row in (header, *rows)) + '\n'
-    write_whole(path, lambda partial: partial.write_text(lines))
+    text = io.StringIO()
+    csv.writer(text).writerows([header, *rows])
+    write_whole(path, lambda partial: partial.write_text(text.getvalue()))
     table = rich.table.Table(title=f'{phase}: {len(trials)} candidates by validation {monitor}', title_justify='left')
     for title in header:
         table.add_column(title, justify='right')

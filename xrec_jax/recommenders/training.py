@@ -33,6 +33,7 @@ from xrec_jax.data import protocols
 from xrec_jax.errors import UserError, nearest
 from xrec_jax.recommenders import objectives
 from xrec_jax.recommenders.fields import Fields
+from xrec_jax.recommenders.order import shuffled
 from xrec_jax.recommenders.predictor import History, Predictor
 
 
@@ -216,7 +217,8 @@ def run_epoch(model: Predictor, config: TrainConfig, fields: Fields, state: Stat
     """One pass over `train` in a new order, then a look at `valid`.
 
     The last batch is filled up with masked rows. Returns the next state and 'loss' (mean training
-    loss over the pass, in nats) and 'score' (the monitor on `valid`, higher is better).
+    loss over the pass, in nats), 'score' (the monitor on `valid`, higher is better) and 'bad_step': the first
+    whose loss was no finite number, from 0, or -1.
     """
     return _run_epoch(model, config.program, config.rates, fields, state, train, valid)
 
@@ -230,7 +232,7 @@ def _run_epoch(model: Predictor, program: Program, rates: Rates, fields: Fields,
     key = jax.random.fold_in(state.key, state.epoch)
     order_key, key = jax.random.split(key)
     # Filled up with rows of the same kind, not with one row again and again: statistics of a batch see them.
-    order = jnp.pad(jax.random.permutation(order_key, num_rows), (0, steps * size - num_rows), mode='wrap')
+    order = jnp.pad(shuffled(order_key, num_rows), (0, steps * size - num_rows), mode='wrap')
     mask = (jnp.arange(steps * size) < num_rows).astype(jnp.float32)
     optimizer = _optimizer(rates)
 
@@ -255,13 +257,15 @@ def _run_epoch(model: Predictor, program: Program, rates: Rates, fields: Fields,
             params, rows, mask, jax.random.fold_in(key, n))
         updates, opt_state = optimizer.update(grads, opt_state, params)
         params = _replaced(optax.apply_updates(params, updates), statistics)
-        return (params, opt_state), loss * mask.sum()
+        return (params, opt_state), (loss, loss * mask.sum())
 
-    (params, opt_state), losses = jax.lax.scan(
+    (params, opt_state), (losses, sums) = jax.lax.scan(
         step, (state.params, state.opt_state),
         (order.reshape(steps, size), mask.reshape(steps, size), jnp.arange(steps)))
     score = objectives.MONITORS[program.monitor](_logits(model, params, fields, valid), valid.label)
-    return next_state(state, params, opt_state, score), {'loss': losses.sum() / num_rows, 'score': score}
+    bad = ~jnp.isfinite(losses)
+    return next_state(state, params, opt_state, score), {
+        'loss': sums.sum() / num_rows, 'score': score, 'bad_step': jnp.where(bad.any(), jnp.argmax(bad), -1)}
 
 
 def better(score: jax.Array, best_score: jax.Array, digits: int | None = None) -> jax.Array:
@@ -362,7 +366,7 @@ def predict_of_seeds(model: Predictor, params: Any, fields: Fields, rows: Rows) 
 
 def fit(model: Predictor, config: TrainConfig, fields: Fields, train: Rows, valid: Rows, *,
         key: jax.Array | None = None, state: State | None = None,
-        on_epoch: Callable[[State, dict[str, float]], None] | None = None) -> State:
+        on_epoch: OnEpoch | None = None) -> State:
     """Trains until `finished`; the model is the result's `best_params`.
 
     Args:
@@ -386,11 +390,15 @@ def fit(model: Predictor, config: TrainConfig, fields: Fields, train: Rows, vali
     step = run_epoch if state.epoch.ndim == 0 else run_epoch_of_seeds
     while not finished(state, config):
         state, metrics = step(model, config, fields, state, train, valid)
-        metrics = {'epoch': int(np.max(state.epoch))} | {k: float(np.mean(v)) for k, v in metrics.items()}
-        if not np.isfinite(metrics['loss']):
-            raise UserError(f'The predictor\'s loss is {metrics["loss"]} in epoch {metrics["epoch"]}: '
-                            f'lower learning_rate (now {config.learning_rate:g}) or check the text '
-                            'features for values that are not finite.')
+        bad_step, epoch = np.asarray(metrics.pop('bad_step')), int(np.max(state.epoch))
+        if (bad_step >= 0).any():
+            steps = -(-train.user.shape[0] // min(config.batch_size, train.user.shape[0]))
+            bad = int(bad_step[bad_step >= 0].min())
+            raise UserError(f'The predictor\'s loss is no finite number in step {(epoch - 1) * steps + bad + 1} (epoch '
+                            f'{epoch}, its step {bad + 1} of {steps}): lower learning_rate (now {config.learning_rate:g}) '
+                            'or check the text features for values that are not finite. States up to the epoch before '
+                            'are sound.')
+        metrics = {'epoch': epoch} | {name: float(np.mean(value)) for name, value in metrics.items()}
         if not np.isfinite(metrics['score']):
             raise UserError(f'The score "{config.monitor}" of the validation rows is '
                             f'{metrics["score"]} in epoch {metrics["epoch"]}: check their text '

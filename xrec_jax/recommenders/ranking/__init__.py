@@ -1,7 +1,7 @@
 """Training and evaluation of models that rank all items: one epoch is one `jit`, and so is one evaluation.
 
   `data`        a protocol's examples -> `Data` (what is trained on) and `Queries` by split, on the device
-  `sampling`    a random order; items that a user has not met, uniformly
+  `negatives`   items that a user has not met, uniformly
   `training`    shuffle, draw negatives -> lax.scan over batches -> rank for the validation users -> keep the best
   `evaluation`  the top k items of each user, and `metrics.ranking` of them
 
@@ -29,11 +29,11 @@ All is plain `jnp`: several seeds are a `vmap` over states, and another learning
 
 from xrec_jax.recommenders.ranking.data import Batch, Data, Positives, Queries, Targets, make_data
 from xrec_jax.recommenders.ranking.evaluation import counts, evaluate, recommend
-from xrec_jax.recommenders.ranking.sampling import draw_negatives, shuffled
+from xrec_jax.recommenders.ranking.negatives import draw_negatives
 from xrec_jax.recommenders.ranking.training import (
-    Loss, RankingConfig, State, abstract_state, finished, fit, init_seeds, init_state, pairwise, run_epoch, run_epoch_of_seeds,
-    state_specs)
+    Loss, RankingConfig, State, abstract_state, finished, fit, init_seeds, init_state, pairwise, run_epoch,
+    run_epoch_of_seeds, state_specs)
 
-__all__ = ['Batch', 'Data', 'Loss', 'Positives', 'Queries', 'RankingConfig', 'State', 'Targets', 'abstract_state', 'counts',
-           'draw_negatives', 'evaluate', 'finished', 'fit', 'init_seeds', 'init_state', 'make_data', 'pairwise',
-           'recommend', 'run_epoch', 'run_epoch_of_seeds', 'shuffled', 'state_specs']
+__all__ = ['Batch', 'Data', 'Loss', 'Positives', 'Queries', 'RankingConfig', 'State', 'Targets', 'abstract_state',
+           'counts', 'draw_negatives', 'evaluate', 'finished', 'fit', 'init_seeds', 'init_state', 'make_data', 'pairwise',
+           'recommend', 'run_epoch', 'run_epoch_of_seeds', 'state_specs']

@@ -17,10 +17,11 @@ import optax
 
 from xrec_jax.errors import UserError, nearest
 from xrec_jax.metrics import ranking as metrics
+from xrec_jax.recommenders.order import shuffled
 from xrec_jax.recommenders.ranking.data import Batch, Data, Queries, histories
 from xrec_jax.recommenders.ranking.evaluation import best_items
-from xrec_jax.recommenders.ranking.sampling import draw_negatives, shuffled
-from xrec_jax.recommenders.training import State, finished, finished_seeds, next_state
+from xrec_jax.recommenders.ranking.negatives import draw_negatives
+from xrec_jax.recommenders.training import OnEpoch, State, finished, finished_seeds, next_state
 
 Loss = Callable[[Any, Batch, jax.Array], jax.Array]
 
@@ -192,7 +193,7 @@ def _run_epoch_of_seeds(model, loss, size, metric, side_by_side, learning_rate, 
 
 def fit(model: nn.Module, loss: Loss, config: RankingConfig, data: Data, valid: Queries, *,
         key: jax.Array | None = None, state: State | None = None,
-        on_epoch: Callable[[State, dict[str, float]], None] | None = None) -> State:
+        on_epoch: OnEpoch | None = None) -> State:
     """Trains until `finished`; the model is the result's `best_params`.
 
     Args:

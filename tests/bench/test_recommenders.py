@@ -1,0 +1,62 @@
+"""What `bench/recommenders.py` hands to RecBole, and how it reads clocks and compiled programs."""
+
+import importlib.util
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from xrec_jax.data.protocols import Examples, Histories
+from xrec_jax.recommenders.fields import Fields
+
+PATH = pathlib.Path(__file__).parents[2] / 'bench' / 'recommenders.py'
+
+
+@pytest.fixture(scope='module')
+def bench():
+    spec = importlib.util.spec_from_file_location('bench_recommenders', PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def examples(user, item, label):
+    none = np.zeros(len(user), np.int32)
+    past = Histories(np.arange(9, dtype=np.int32), np.ones(9, bool), none + 3, none + 2, 2)
+    return Examples(np.array(user), np.array(item), none + 4.0, np.array(label, np.float32), none, past)
+
+
+def test_a_predictors_fields_are_written_as_they_are(bench, tmp_path):
+    fields = Fields(user_fields=jnp.array([[1, 6], [2, 7]]), item_fields=jnp.array([[3], [4], [5]]),
+                    item_attributes=jnp.array([[8, 9], [0, 0], [9, 0]]), sizes=(2, 2, 3, 2),
+                    names=('user_id', 'profile.age', 'item_id', 'attributes'))
+    folder = tmp_path / 'made'
+    folder.mkdir()
+    bench.write_ctr({'train': examples([1, 0], [2, 1], [1, 0])}, fields, folder)
+    assert (folder / 'made.train.inter').read_text() == 'user_id:token\titem_id:token\tlabel:float\n1\t2\t1\n0\t1\t0\n'
+    assert (folder / 'made.user').read_text() == 'user_id:token\tprofile_age:token\n0\t6\n1\t7\n'
+    assert (folder / 'made.item').read_text() == 'item_id:token\tattributes:token_seq\n0\t8 9\n1\t\n2\t9\n'
+
+
+def test_a_profile_with_a_gap_is_refused(bench, tmp_path):
+    fields = Fields(user_fields=jnp.array([[1, 0]]), item_fields=jnp.array([[2]]), names=('user_id', 'profile.age'),
+                    item_attributes=jnp.zeros((1, 0), int), sizes=(1, 1))
+    with pytest.raises(ValueError, match='without gaps'):
+        bench.write_ctr({}, fields, tmp_path)
+
+
+def test_the_first_examples_keep_their_own_histories(bench):
+    made = bench.first(examples([1, 0, 1], [2, 1, 0], [1, 0, 1]), 2)
+    assert made.user.tolist() == [1, 0] and made.history.tolist() == [[1, 2], [1, 2]]
+
+
+@pytest.mark.parametrize('seconds, median', [([9.0, 2.0, 4.0, 3.0], 3.0), ([165.0], 165.0)])
+def test_the_first_epoch_counts_only_where_it_is_the_only_one(bench, seconds, median):
+    assert bench.after_first(seconds)['seconds'] == median
+
+
+def test_large_arrays_of_a_program_are_found_in_any_layout(bench):
+    program = ('%a = f32[8,4]{1,0} add(%x, %y)\n%b = bf16[32]{0} copy(%c)\n%d = (f32[16,2]{1,0}, s32[]) tuple()\n'
+               '%e = f32[8,2]{1,0} add(%x, %y)\n%f = s32[99]{0} iota()\n%g = f32[] constant(0)')
+    assert bench.whole(program, 32) == 3
