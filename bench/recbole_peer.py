@@ -1,7 +1,8 @@
 """RecBole 1.2.1 as the peer of `bench/recommenders.py`, with the shims that it needs on today's libraries.
 
     pip install --no-deps recbole==1.2.1        # in an environment of its own, with torch and what follows
-    pip install pandas scipy scikit-learn colorlog colorama tqdm pyyaml texttable tensorboard thop tabulate plotly psutil
+    pip install pandas scipy scikit-learn colorlog colorama tqdm pyyaml texttable tensorboard thop tabulate plotly
+    pip install psutil
     python bench/recbole_peer.py --model BPR --data DIR/ml-100k --seed 0 [--set epochs=3 …]
 
 DIR/ml-100k holds RecBole's atomic files, as `bench/recommenders.py` writes them. With `NAME.train.inter`,

@@ -31,6 +31,6 @@ def get_config(argument: str = 'ml-100k') -> ConfigDict:
     config.fit.model = ConfigDict({'name': 'deepfm'})
     for name in models:
         config[name] = ConfigDict({'model': {'name': name, 'embed_dim': 10}})
-    config.sweep = sweep.settings(config.fit.training, ('embed_dim', 'dropout'))
+    config.sweep = sweep.settings(config.fit.training, ('embed_dim', 'dropout', 'batch_norm'))
     config.judge = ConfigDict({'task': 'click', 'scorers': {TITLES[name]: f'predictor({name})' for name in models}})
     return config

@@ -34,7 +34,7 @@ def get_config(argument: str = 'ml-100k') -> ConfigDict:
         'task': 'ranking',
         'seeds': 5,
         'model': {'name': 'bpr'},
-        'training': {'learning_rate': 1e-3, 'batch_size': 2048, 'epochs': 300, 'patience': 30, 'monitor': 'mrr@10'},
+        'training': {'learning_rate': 1e-3, 'batch_size': 2048, 'epochs': 300, 'patience': 11, 'monitor': 'mrr@10'},
         # Models of histories. loss: 'softmax' over all items, or 'binary' with one negative a target. stride: targets
         # that one pass over a history learns from, 0: all. mask_ratio and last_share: BERT4Rec's cloze task.
         'sequence': {'loss': 'softmax', 'stride': 0, 'mask_ratio': 0.2, 'last_share': 0.5},
@@ -43,6 +43,11 @@ def get_config(argument: str = 'ml-100k') -> ConfigDict:
     })
     for name in models:
         config[name] = ConfigDict({'model': {'name': name} | ({} if name == 'popularity' else {'embed_dim': 64})})
+    for name in {'bpr', 'lightgcn'}.intersection(models):
+        # They begin as lists of the popular, and it takes many epochs of no gain to leave that behind.
+        config[name].training = ConfigDict({'patience': 30})
+    if 'caser' in models:
+        config.caser.sequence = ConfigDict({'stride': 1})  # so that each prediction has all of its few items to go by
     config.sweep = sweep.settings(config.fit.training, ('embed_dim', 'l2', 'num_layers', 'layers', 'heads', 'dropout'))
     config.judge = ConfigDict({
         'task': 'ranking',

@@ -191,7 +191,7 @@ def test_a_sweep_tries_all_and_goes_on_with_what_validates_best(tmp_path):
     (lambda config: config.fit.update({'task': 'rank'}), 'fit.task: "rank" is nothing to train for. Did you mean'),
     (lambda config: config.judge.update({'task': 'rank'}), 'judge.task: "rank" is nothing to measure. Did you mean'),
     (lambda config: config.judge.update({'task': 'click'}), 'is fitted for fit.task="ranking", and judge.task'),
-    (lambda config: config.judge.update({'scorers': {}}), 'judge.scorers is empty'),
+    (lambda config: setattr(config.judge, 'scorers', {}), 'judge.scorers is empty'),
     (lambda config: config.judge.update({'ks': (0, 5)}), 'judge.ks=(0, 5): should be lengths of lists'),
     (lambda config: config.sweep.update({'search': 'grit'}), 'Did you mean "grid"'),
 ])

@@ -62,7 +62,7 @@ def test_masked_rows_are_in_no_moment():
 
 @pytest.mark.parametrize('model_class', [DCN, DCNv2, DSSM])
 def test_models_hand_the_averages_of_every_layer_to_the_trainer(model_class):
-    model, params, ids, many, text = slow.case(model_class, projection=3)
+    model, params, ids, many, text = slow.case(model_class, projection=3, batch_norm=True)
     apply = functools.partial(model.apply, {'params': params}, ids, many, text)
     _, more = apply(train=True, rngs={'dropout': jax.random.key(0)}, mutable=['statistics'])
     norms = {name for name in params if name.endswith('_norm')}

@@ -28,9 +28,9 @@ def test_equals_the_slow_model(attributes, projection):
     slow.check_equal(slow_dssm, *slow.case(DSSM, attributes=attributes, projection=projection))
 
 
-def test_without_batch_normalisation_it_equals_the_slow_model_too():
-    model, params, *inputs = slow.case(DSSM, projection=3, batch_norm=False)
-    assert not [name for name in params if name.endswith('_norm')]
+def test_with_batch_normalisation_it_equals_the_slow_model_too():
+    model, params, *inputs = slow.case(DSSM, projection=3, batch_norm=True)
+    assert [name for name in params if name.endswith('_norm')]
     slow.check_equal(slow_dssm, model, params, *inputs)
 
 

@@ -276,7 +276,7 @@ def test_dssm():
     for name, order in (('user', [0, 1, 2]), ('item', [1, 2, 0])):
         assert [n for n in given['names'] if n in ('user_id', 'age', 'job')] == ['user_id', 'age', 'job']
         params |= mlp(w, rows(order), f'{name}_mlp_layers.mlp_layers', f'{name}_mlp', step=4, norms=True)
-    check('dssm', DSSM(**options(table)), params, ids, attributes)
+    check('dssm', DSSM(**options(table), batch_norm=True), params, ids, attributes)
 
 
 def test_pnn():
@@ -375,7 +375,8 @@ def test_dcnv2(kind):
         gates = [linear(w, f'gating.{m}', here) for m in range(3)]
         params['gate'] = {'kernel': np.concatenate([g['kernel'] for g in gates], 1),
                           'bias': np.concatenate([g['bias'] for g in gates])}
-    model = DCNv2(**options(table, cross_layers=2, structure='parallel' if kind == 'parallel' else 'stacked',
+    model = DCNv2(**options(table, batch_norm=True, cross_layers=2,
+                            structure='parallel' if kind == 'parallel' else 'stacked',
                             num_experts=3 if kind == 'mixed' else 0, rank=2))
     check(f'dcnv2_{kind}', model, params, ids, attributes)
 

@@ -96,7 +96,7 @@ PARAMS = {'item_embedding': jnp.asarray(VECTORS), 'item_bias': jnp.asarray(BIAS)
 
 def batch(stride=1):
     positives = data.positives_of(np.array([0, 0, 0, 1, 1]), np.array([1, 2, 4, 0, 8]), 2, ITEMS)
-    train = ranking.Data(None, None, positives, None, None, {}, width=4, stride=stride, item_shards=1)
+    train = ranking.Data(None, None, positives, None, None, {}, width=4, stride=stride, mesh=None)
     return ranking.Batch(user=np.array([0, 1, 1]), item=np.array([4, 8, 3]), negative=np.array([0, 1, 1]),
                          history=np.array([[5, 6, 2, 3], [0, 0, 0, 1], [1, 1, 1, 1]]), mask=np.array([1, 1, 0]),
                          data=train)

@@ -35,14 +35,22 @@ def parse(config: ml_collections.ConfigDict) -> list[tuple[str, str, ml_collecti
         if verb not in VERBS:
             raise UserError(f'schedule: "{verb}" in "{entry}" is no verb.{nearest(verb, VERBS)}')
         settings = ml_collections.ConfigDict(config.get(verb, {}))
-        own = config.get(name, {})
-        for key in own:
-            if key not in settings:
-                raise UserError(f'schedule: "{key}" of config.{name} is no setting of config.{verb}.'
-                                f'{nearest(key, settings.keys())}')
-        settings = ml_collections.ConfigDict({**settings.to_dict(), **dict(own), 'name': name})
+        settings = _overlaid(settings, config.get(name, {}), f'config.{name}', f'config.{verb}')
+        settings.name = name
         phases.append((f'{index:02}-{verb}-{name}', verb, settings))
     return phases
+
+
+def _overlaid(settings: ml_collections.ConfigDict, own: ml_collections.ConfigDict, where: str, above: str
+              ) -> ml_collections.ConfigDict:
+    """`settings` with those of `own` in their place, group by group; a group with a name, as `model`, as a whole."""
+    result = settings.to_dict()
+    for key, value in own.items():
+        if key not in settings:
+            raise UserError(f'schedule: "{key}" of {where} is no setting of {above}.{nearest(key, settings.keys())}')
+        group = isinstance(value, ml_collections.ConfigDict) and 'name' not in value
+        result[key] = _overlaid(settings[key], value, f'{where}.{key}', f'{above}.{key}') if group else value
+    return ml_collections.ConfigDict(result)
 
 
 def check_schedule(task: Task) -> None:

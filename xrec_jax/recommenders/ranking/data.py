@@ -8,6 +8,7 @@ from typing import Any
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 import numpy as np
 
 from xrec_jax.data import protocols
@@ -42,7 +43,7 @@ class Targets:
     length: jax.Array  # int32 [N]
 
 
-@_pytree(['targets', 'sequence', 'positives', 'counts', 'active', 'constants'], ['width', 'stride', 'item_shards'])
+@_pytree(['targets', 'sequence', 'positives', 'counts', 'active', 'constants'], ['width', 'stride', 'mesh'])
 @dataclasses.dataclass(frozen=True)
 class Data:
     """What a ranking model is trained on."""
@@ -55,7 +56,7 @@ class Data:
     constants: Mapping[str, Any]  # further collections of the model
     width: int            # L
     stride: int           # targets that a row stands for: its own and those before it
-    item_shards: int      # parts in which the items' vectors lie on devices
+    mesh: Mesh | None     # on whose axis `ITEMS` the items' vectors lie in parts; None: on one device
 
 
 @_pytree(['user', 'stop', 'length', 'held_out', 'seen_row', 'seen_item', 'sequence'], ['width'])
@@ -92,7 +93,7 @@ class Batch:
 
 
 def make_data(model: nn.Module, examples: Mapping[str, protocols.Examples], num_users: int, num_items: int, *,
-              stride: int = 1, mask_seen: bool = True, item_shards: int = 1) -> tuple[Data, dict[str, Queries]]:
+              stride: int = 1, mask_seen: bool = True, mesh: Mesh | None = None) -> tuple[Data, dict[str, Queries]]:
     """What `model` is trained on and the queries of 'valid' and 'test', from a protocol's examples.
 
     Liked targets are positives; of a user with several in a split all are held out at once, and the history is
@@ -103,7 +104,7 @@ def make_data(model: nn.Module, examples: Mapping[str, protocols.Examples], num_
         whose loss is of the `stride` latest items of a row meets each target once, with a history of at least
         L - `stride` items where there are as many.
       mask_seen: whether what a user has met is kept from its lists.
-      item_shards: parts in which the items' vectors lie on devices.
+      mesh: over which the items' table is sharded, None on one device.
 
     Raises:
       UserError: a split without a liked target.
@@ -127,7 +128,7 @@ def make_data(model: nn.Module, examples: Mapping[str, protocols.Examples], num_
         sequence=_sequence(train, history), positives=positives_of(user, item, num_users, num_items),
         counts=jnp.asarray(np.bincount(item, minlength=num_items), jnp.int32),
         active=jnp.asarray(np.bincount(train.user, minlength=num_users) > 0), constants=constants, width=width,
-        stride=stride, item_shards=item_shards)
+        stride=stride, mesh=mesh)
     queries = {split: _queries([examples[s] for s in protocols.SPLITS[:n] if mask_seen], examples[split], history,
                                num_items) for n, split in enumerate(protocols.SPLITS) if n > 0}
     return data, queries

@@ -7,9 +7,11 @@ from typing import Any
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec as P
 import numpy as np
 
 from xrec_jax.metrics import ranking as metrics
+from xrec_jax.parallel.sharding import RULES
 from xrec_jax.recommenders import tables
 from xrec_jax.recommenders.ranking.data import Data, Queries, histories
 
@@ -37,26 +39,34 @@ def best_items(model: nn.Module, params: Any, data: Data, queries: Queries, k: i
         scores = jnp.where(_cold(data, query)[:, None], popularity, scores)
         scores = jnp.where(data.counts > 0, scores, _UNSEEN)
         scores = scores.at[query.seen_row, query.seen_item].set(-jnp.inf, mode='drop')
-        best, top = top_k(scores, min(k, num_items), data.item_shards)
+        best, top = top_k(scores, min(k, num_items), data.mesh)
         return jnp.pad(jnp.where(best > -jnp.inf, top, -1), ((0, 0), (0, max(0, k - num_items))), constant_values=-1)
 
     shared = dataclasses.replace(queries, sequence=None)
     return jax.lax.map(block, shared).reshape(-1, k)
 
 
-def top_k(scores: jax.Array, k: int, shards: int = 1) -> tuple[jax.Array, jax.Array]:
+def top_k(scores: jax.Array, k: int, mesh: Mesh | None = None) -> tuple[jax.Array, jax.Array]:
     """The k highest of `scores` [b, I] and their places, [b, k] each; of equal ones the first.
 
-    Where I lies in `shards` parts on as many devices, each takes the top k of its own, and only those meet.
+    On a mesh over which items are sharded, each device takes the top k of its own part, and only those meet: left to
+    itself the compiler would gather all scores on every device first.
     """
+    axis = RULES['items']
+    shards = mesh.shape[axis] if mesh is not None else 1
     if shards == 1:
         return jax.lax.top_k(scores, k)
     width = -(-scores.shape[1] // shards)
     scores = jnp.pad(scores, ((0, 0), (0, shards * width - scores.shape[1])), constant_values=-jnp.inf)
-    best, place = jax.lax.top_k(scores.reshape(-1, shards, width), min(k, width))
-    place += width * jnp.arange(shards)[:, None]
-    best, order = jax.lax.top_k(best.reshape(len(scores), -1), k)
-    return best, jnp.take_along_axis(place.reshape(len(scores), -1), order, axis=1)
+
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=P(None, axis), out_specs=P(None, axis))
+    def of_part(part: jax.Array) -> tuple[jax.Array, jax.Array]:
+        best, place = jax.lax.top_k(part, min(k, width))
+        return best, place + width * jax.lax.axis_index(axis)
+
+    best, place = of_part(scores)
+    best, order = jax.lax.top_k(best, k)
+    return best, jnp.take_along_axis(place, order, axis=1)
 
 
 def _cold(data: Data, queries: Queries) -> jax.Array:
