@@ -29,7 +29,17 @@ def test_means_and_spreads_over_runs(tmp_path):
         'explanations that name a decisive attribute, test: 0.200 ± 0.000 before, 0.600 ± 0.000 after',
         '01-align-lc, mean reward: 0.500 ± 0.000 in the first fifth, 0.800 ± 0.141 in the last',
         'minutes: 1.0 ± 0.0']
-    assert report.ctr_table([summary(0, 0.6)]).row_count == 4
+    assert report.figures_table([summary(0, 0.6)]).row_count == 4
+
+
+def test_a_ranking_is_reported_at_10_and_not_beside_clicks():
+    ranking = {'seed': 0, 'ranking': {'BPR': {'test': {'recall@10': 0.25, 'ndcg@10': 0.125, 'recall@5': 0.5}}},
+               'named_decisive_attribute': None, 'seconds': {'a': 60.0}}
+    table = report.figures_table([ranking, ranking])
+    assert [column.header for column in table.columns] == ['', 'Recall@10', 'NDCG@10']
+    assert [list(column.cells) for column in table.columns[1:]] == [['0.2500 ± 0.0000'], ['0.1250 ± 0.0000']]
+    with pytest.raises(UserError, match='judged by click and ranking'):
+        report.figures_table([ranking, summary(0, 0.6)])
 
 
 def test_an_unfinished_run_is_named(tmp_path):

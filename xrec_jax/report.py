@@ -12,18 +12,17 @@ from absl import flags
 
 from xrec_jax import cli
 from xrec_jax.errors import UserError
-from xrec_jax.metrics import ctr
 from xrec_jax.metrics.spread import spread
+from xrec_jax.phases.scorers import SUMMARY, labels
 from xrec_jax.runs import progress
 from xrec_jax.runs.metrics_writer import read_metrics
-
 
 
 def main(argv: list[str]) -> None:
     del argv
     workdirs = [pathlib.Path(path) for path in flags.FLAGS.workdir]
     summaries = [read_summary(workdir) for workdir in workdirs]
-    progress.CONSOLE.print(ctr_table(summaries))
+    progress.CONSOLE.print(figures_table(summaries))
     for line in lines(summaries, workdirs):
         progress.say(line)
 
@@ -36,16 +35,27 @@ def read_summary(workdir: pathlib.Path) -> dict:
     return json.loads(path.read_text())
 
 
-def ctr_table(summaries: list[dict]) -> rich.table.Table:
-    """Test metrics of each scorer over the runs."""
+def judged(summaries: list[dict]) -> str:
+    """What the runs were judged by: 'click', 'rating' or 'ranking'; UserError where they differ."""
+    kinds = {next(kind for kind, key in SUMMARY.items() if key in summary) for summary in summaries}
+    if len(kinds) > 1:
+        raise UserError(f'These runs were judged by {" and ".join(sorted(kinds))}: report on each kind by itself.')
+    return kinds.pop()
+
+
+def figures_table(summaries: list[dict]) -> rich.table.Table:
+    """Test metrics of each scorer over the runs; of rankings those at 10."""
+    kind = judged(summaries)
+    figures = [summary[SUMMARY[kind]] for summary in summaries]
+    columns = {metric: title for metric, title in labels(kind, (10,)).items()
+               if all(metric in by_split['test'] for by_split in figures[0].values())}
     seeds = ', '.join(str(summary['seed']) for summary in summaries)
     table = rich.table.Table(title=f'test split, {len(summaries)} runs (seeds {seeds})', title_justify='left')
     table.add_column('')
-    for name in ctr.LABELS.values():
-        table.add_column(name, justify='right')
-    for scorer in summaries[0]['ctr']:
-        table.add_row(scorer, *(spread([summary['ctr'][scorer]['test'][metric] for summary in summaries])
-                                for metric in ctr.LABELS))
+    for title in columns.values():
+        table.add_column(title, justify='right')
+    for scorer in figures[0]:
+        table.add_row(scorer, *(spread([run[scorer]['test'][metric] for run in figures]) for metric in columns))
     return table
 
 
@@ -54,9 +64,10 @@ def lines(summaries: list[dict], workdirs: list[pathlib.Path]) -> list[str]:
     def auc(scorer: str) -> np.ndarray:
         return np.array([summary['ctr'][scorer]['test']['auc'] for summary in summaries])
 
+    scorers = summaries[0].get('ctr', ())
     result = [f'{ours} − {theirs}, test AUC: {spread(list(auc(ours) - auc(theirs)))}'
               for ours, theirs in (('ExpCTR-LLM', 'ICL'), ('ExpCTR-Aug', 'DeepFM'))
-              if ours in summaries[0]['ctr'] and theirs in summaries[0]['ctr']]
+              if ours in scorers and theirs in scorers]
     named = [summary['named_decisive_attribute'] for summary in summaries]
     if named[0] and np.isfinite(named[0]['before']['test']):
         result.append('explanations that name a decisive attribute, test: '

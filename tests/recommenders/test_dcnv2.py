@@ -50,7 +50,8 @@ def slow_dcnv2(p, ids, attributes, text, structure):
 
 
 def case(kind='full', scale=0.4, **options):
-    model, params, *inputs = slow.case(DCNv2, **dict(cross_layers=2, structure='parallel', batch_norm=True) | KINDS[kind] | options)
+    settings = dict(cross_layers=2, structure='parallel', batch_norm=True) | KINDS[kind] | options
+    model, params, *inputs = slow.case(DCNv2, **settings)
     return model, jax.tree.map(lambda x: scale * x, params), *inputs  # small: it is a polynomial of degree 3
 
 

@@ -16,7 +16,8 @@ from xrec_jax.errors import UserError
 from xrec_jax.metrics import ranking as metrics
 from xrec_jax.parallel import mesh as meshes, sharding
 from xrec_jax.recommenders import ranking
-from xrec_jax.recommenders.ranking import data as ranking_data, evaluation as ranking_evaluation, training as ranking_training
+from xrec_jax.recommenders.ranking import (
+    data as ranking_data, evaluation as ranking_evaluation, training as ranking_training)
 from xrec_jax.recommenders.lightgcn import LightGCN
 from xrec_jax.recommenders.mf import BPRMF
 from xrec_jax.recommenders.order import shuffled
@@ -153,7 +154,7 @@ def test_a_stride_takes_every_so_many_th_target_from_the_last():
 
 
 def test_several_held_out_items_a_user_are_one_query_in_blocks(monkeypatch):
-    monkeypatch.setattr(ranking_data, '_BLOCK_USERS', 7)
+    monkeypatch.setitem(ranking_data._BLOCK_USERS, jax.default_backend(), 7)
     parts = {**examples(), 'test': dataclasses.replace(  # users 1 … 20 hold out three more items, one disliked
         examples()['train'], label=np.where(np.arange(len(examples()['train'].user)) % 4 == 0, 0, 1))}
     parts['test'] = dataclasses.replace(parts['test'], label=parts['test'].label * (parts['test'].user <= 20))

@@ -326,7 +326,8 @@ def test_fignn():
     table, ids, attributes, order = fields(w, given)
     query, key, value = attention(w, 'self_attn', 2, scaled=True)
 
-    def gates(which):  # PyTorch: reset, update (the share of what is old), candidate; ours: update (of what is new), …
+    # PyTorch: reset, update (the share of what is old), candidate; ours: update (of what is new), …
+    def gates(which):
         kernel, bias = w[f'gru_cell.weight_{which}'].T, w[f'gru_cell.bias_{which}']
         reset, update, candidate = np.split(np.concatenate([kernel, bias[None]]), 3, axis=1)
         both = np.concatenate([-update, reset, candidate], axis=1)

@@ -57,7 +57,8 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
         results.append((training, fitted.best_params))
         with_values = f' with {sweep.text(candidate)}' if candidate else ''
         progress.say(f'{name}: {training.note}{with_values}; best epoch {_range(fitted.best_epoch)} of '
-                     f'{_range(fitted.epoch)}, validation {training.config.monitor} {spread(np.abs(fitted.best_score))}')
+                     f'{_range(fitted.epoch)}, validation {training.config.monitor} '
+                     + spread(np.abs(fitted.best_score)))
     chosen = sweep.ranked(trials)[0]
     training, params = results[chosen]
     if len(trials) > 1:

@@ -75,9 +75,10 @@ class Training:
     @property
     def note(self) -> str:
         """What it is trained on, for people."""
-        text = self.train.text
-        share = '' if text is None else f', {np.mean(np.any(np.asarray(text) != 0, axis=(1, 2))):.0%} of them with an explanation'
-        return f'{len(self.train.user):,} rows{share}'
+        rows = f'{len(self.train.user):,} rows'
+        if self.train.text is None:
+            return rows
+        return f'{rows}, {np.mean(np.any(np.asarray(self.train.text) != 0, axis=(1, 2))):.0%} of them with an explanation'
 
     def init(self, keys: jax.Array) -> training.State:
         """The state before the first epoch; of several `keys` [S] stacked."""

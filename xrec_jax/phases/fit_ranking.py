@@ -75,8 +75,9 @@ def make_data(task: Task, model: nn.Module, settings: ml_collections.ConfigDict
     stride = 1
     if hasattr(model, 'states'):
         stride = min(settings.sequence.stride or model.max_length, model.max_length)
-    made = ranking.make_data(model, task.examples, task.dataset.users.num_rows, task.dataset.items.num_rows,
-                             stride=stride, mask_seen=settings.mask_seen, mesh=task.mesh if task.mesh.size > 1 else None)
+    made = ranking.make_data(
+        model, task.examples, task.dataset.users.num_rows, task.dataset.items.num_rows, stride=stride,
+        mask_seen=settings.mask_seen, mesh=task.mesh if task.mesh.size > 1 else None)
     return sharding.replicate(made, task.mesh)
 
 

@@ -28,43 +28,32 @@ from xrec_jax.errors import UserError, nearest
 from xrec_jax.metrics import attributes
 from xrec_jax.metrics.spread import spread
 from xrec_jax.phases import scorers
-from xrec_jax.phases.scorers import SPLITS, Figures
+from xrec_jax.phases.scorers import SPLITS, SUMMARY, Figures
 from xrec_jax.phases.task import Task
 from xrec_jax.runs import progress
 from xrec_jax.runs.files import write_whole
 from xrec_jax.runs.state import RunState
 
-SUMMARY = {'click': 'ctr', 'rating': 'rating', 'ranking': 'ranking'}  # `judge.task` → key of summary.json
+
+FALLBACK = {
+    'click': 'by their other fields (an id that was never trained is as it was drawn, near zero)',
+    'rating': 'by their other fields (an id that was never trained is as it was drawn, near zero)',
+    'ranking': 'by popularity (users) and last of all (items)',
+}
 
 
 def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collections.ConfigDict) -> RunState:
     """Prints the tables and writes `summary.json`."""
-    compared = 'before' in settings
-    if compared:
-        before, after = (scorers.explanations(state, side.explain) for side in (settings.before, settings.after))
-    names = scorers.in_order(task, settings.scorers)
-    counts, scores = {}, {}
-    if settings.task == 'ranking':
-        figures = {}
-        for name in names:
-            _, fitted, _ = scorers.parse(settings.scorers[name])
-            figures[name], counts[name] = scorers.ranking_figures(task, state.predictors[fitted], tuple(settings.ks))
-    else:
-        scores = {name: scorers.predictions(task, state, settings.scorers[name]) for name in names}
-        measure = scorers.click_figures if settings.task == 'click' else scorers.rating_figures
-        figures = {name: measure(task, by_split) for name, by_split in scores.items()}
-    unseen = {split: scorers.unseen(task, split) for split in SPLITS}
-    key = SUMMARY[settings.task]
+    figures, scores, fallbacks = measure(task, state, settings)
+    sides = ('before', 'after') if 'before' in settings else ()
+    texts = {side: scorers.explanations(state, settings[side].explain) for side in sides}
     summary = {
-        key: {name: {split: {metric: float(np.mean(values)) for metric, values in of_split.items()}
-                     for split, of_split in by_split.items()} for name, by_split in figures.items()},
-        f'{key}_of_seeds': {name: by_split for name, by_split in figures.items() if num_seeds(by_split) > 1},
+        **summarised(SUMMARY[settings.task], figures),
         'positive_rate': {split: protocols.positive_rate(rows) for split, rows in task.examples.items()},
-        'unseen_in_training': unseen,
-        'fallbacks': counts,
+        'unseen_in_training': {split: scorers.unseen(task, split) for split in SPLITS},
+        'fallbacks': fallbacks,
         'named_decisive_attribute': {
-            moment: {split: named_share(task, split, table[split]) for split in SPLITS}
-            for moment, table in (('before', before), ('after', after))} if compared else None,
+            side: {split: named_share(task, split, texts[side][split]) for split in SPLITS} for side in sides} or None,
         'seed': task.seed,
         'device': f'{jax.device_count()} × {jax.devices()[0].device_kind}',
         'versions': {name: importlib.metadata.version(name) for name in ('jax', 'flax', 'optax', 'transformers')},
@@ -78,22 +67,40 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
     progress.CONSOLE.print(figures_table(task, settings.task, figures, columns))
     write_csv(task.workdir / 'table.csv', figures, labels)
     write_markdown(task.workdir / 'table.md', figures, columns)
-    for split, number in unseen.items():
+    for split, number in summary['unseen_in_training'].items():
         if number['users'] or number['items']:
             progress.say(f'{split}: {number["users"]:,} examples of users and {number["items"]:,} of items that '
                          f'training did not meet, scored {FALLBACK[settings.task]}')
-    if compared:
+    if sides:
         _say_named(summary['named_decisive_attribute'])
-        progress.CONSOLE.print(examples(task, settings, before['test'], after['test'], scores))
+        progress.CONSOLE.print(examples(task, settings, texts['before']['test'], texts['after']['test'], scores))
     progress.say(f'{phase}: written to {path}')
     return state
 
 
-FALLBACK = {
-    'click': 'by their other fields (an id that was never trained is as it was drawn, near zero)',
-    'rating': 'by their other fields (an id that was never trained is as it was drawn, near zero)',
-    'ranking': 'by popularity (users) and last of all (items)',
-}
+def measure(task: Task, state: RunState, settings: ml_collections.ConfigDict
+            ) -> tuple[dict[str, Figures], dict[str, dict[str, np.ndarray]], dict[str, dict[str, dict[str, int]]]]:
+    """Of every scorer: its figures, its scores [S, N] by split (none of a ranking), and by split for how many a
+    fallback stood in (rankings only)."""
+    figures, scores, fallbacks = {}, {}, {}
+    for name in scorers.in_order(task, settings.scorers):
+        text = settings.scorers[name]
+        if settings.task == 'ranking':
+            predictor = state.predictors[scorers.parse(text)[1]]
+            figures[name], fallbacks[name] = scorers.ranking_figures(task, predictor, tuple(settings.ks))
+        else:
+            scores[name] = scorers.predictions(task, state, text)
+            of_scores = scorers.click_figures if settings.task == 'click' else scorers.rating_figures
+            figures[name] = of_scores(task, scores[name])
+    return figures, scores, fallbacks
+
+
+def summarised(key: str, figures: dict[str, Figures]) -> dict[str, dict]:
+    """Means under `key`, and the values of each seed, where there are several, under `key`_of_seeds."""
+    means = {name: {split: {metric: float(np.mean(values)) for metric, values in of_split.items()}
+                    for split, of_split in by_split.items()} for name, by_split in figures.items()}
+    return {key: means,
+            f'{key}_of_seeds': {name: by_split for name, by_split in figures.items() if num_seeds(by_split) > 1}}
 
 
 def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str]) -> None:

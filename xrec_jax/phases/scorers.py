@@ -25,6 +25,7 @@ from xrec_jax.runs.explanations import read_explanations, vectors
 from xrec_jax.runs.state import Fitted, RunState
 
 SPLITS = ('valid', 'test')
+SUMMARY = {'click': 'ctr', 'rating': 'rating', 'ranking': 'ranking'}  # `judge.task` → key of summary.json
 Figures = dict[str, dict[str, list[float]]]  # by split and metric, a value of each seed
 
 
@@ -108,7 +109,8 @@ def ranking_figures(task: Task, predictor: Fitted, ks: tuple[int, ...]) -> tuple
 def unseen(task: Task, split: str) -> dict[str, int]:
     """How many examples of a split have a user or an item that is in no training example."""
     train, rows = task.examples['train'], task.examples[split]
-    return {'users': int((~np.isin(rows.user, train.user)).sum()), 'items': int((~np.isin(rows.item, train.item)).sum())}
+    return {'users': int((~np.isin(rows.user, train.user)).sum()),
+            'items': int((~np.isin(rows.item, train.item)).sum())}
 
 
 def labels(judged: str, ks: tuple[int, ...] = ()) -> dict[str, str]:

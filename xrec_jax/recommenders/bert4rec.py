@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from xrec_jax.recommenders.predictor import History
-from xrec_jax.recommenders.sasrec import NORMAL, Encoder, layer_norm
+from xrec_jax.recommenders.sasrec import NORMAL, Encoder, gelu, layer_norm
 from xrec_jax.recommenders.sequences import SequenceModel, SequencePredictor
 from xrec_jax.recommenders.tables import table
 
@@ -35,7 +35,7 @@ class Head(nn.Module):
         logical = nn.with_logical_partitioning
         x = nn.Dense(x.shape[-1], name='transform', kernel_init=logical(NORMAL, ('embed', None)),
                      bias_init=logical(nn.initializers.zeros, (None,)))(x)
-        return layer_norm(self.epsilon, 'norm')(jax.nn.gelu(x, approximate=False))
+        return layer_norm(self.epsilon, 'norm')(gelu(x))
 
 
 class BERT4Rec(SequenceModel):
@@ -62,9 +62,16 @@ class BERT4Rec(SequenceModel):
 
     def states(self, items: jax.Array, train: bool = False) -> jax.Array:
         """int32 [B, L] → [B, L, E]; the state at a mask token predicts the item of that position."""
-        masked = (items == self.mask_token)[..., None]
-        x = jnp.where(masked, self.mask_embedding, self.embed(jnp.where(masked[..., 0], 0, items)))
-        return self.head(self.encoder(x, items > 0, train)) * (items > 0)[..., None]
+        return self.head(self.encoder(self._embed(items), items > 0, train)) * (items > 0)[..., None]
+
+    def last_state(self, items: jax.Array, train: bool = False) -> jax.Array:
+        """int32 [B, L] → [B, E]; `states` of the last position alone."""
+        last = self.encoder(self._embed(items), items > 0, train, last=True)[:, -1]
+        return self.head(last) * (items[:, -1:] > 0)
+
+    def _embed(self, items: jax.Array) -> jax.Array:
+        masked = items == self.mask_token
+        return jnp.where(masked[..., None], self.mask_embedding, self.embed(jnp.where(masked, 0, items)))
 
     def item_bias(self) -> jax.Array:
         """[I]."""
@@ -100,5 +107,6 @@ class BERT4RecPredictor(SequencePredictor):
         items = jnp.concatenate([items, masks], axis=1)[:, -self.max_length:]
         mask = jnp.pad(mask, ((0, 0), (0, 1)), constant_values=True)[:, -self.max_length:]
         states = Encoder(False, self.embed_dim, self.max_length, self.layers, self.heads, self.inner,
-                         self.encoder_dropout, self.attention_dropout, self.epsilon, name='encoder')(items, mask, train)
+                         self.encoder_dropout, self.attention_dropout, self.epsilon,
+                         name='encoder')(items, mask, train, last=True)
         return self.score(Head(self.epsilon, name='head')(states[:, -1]), users, target, text, train)

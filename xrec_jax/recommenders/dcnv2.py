@@ -14,7 +14,8 @@ Softmax, tanh and gates shared by the layers are RecBole 1.2.1's choice among wh
 are the defaults, since the paper tunes them by data set: stacked, 3 layers, an MLP of 768, 768 (RecBole's
 mixture: 4 experts of rank 128). RecBole also normalises the MLP by batches, of which the paper says nothing:
 `batch_norm`, off by default, as on ExpCTR's split of ML-100k some starts collapse with it (validation LogLoss
-0.676 ± 0.038 over five, without 0.651 ± 0.004). Features z go to the MLP alone: they are far wider than x_0, and a cross layer costs the square.
+0.676 ± 0.038 over five, without 0.651 ± 0.004). Features z go to the MLP alone: they are far wider than x_0, and
+a cross layer costs the square.
 RecBole starts W from a unit normal distribution, so that a layer multiplies by about sqrt(D), and holds it down
 by a penalty of 2 sum_l |W_l|; here, as in every other layer, W has a variance of 1/D and no penalty.
 

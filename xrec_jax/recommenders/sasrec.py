@@ -41,8 +41,11 @@ class Encoder(nn.Module):
     epsilon: float
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
-        """[B, L, E] with a mask [B, L] of what is no pad → states [B, L, E], zero at pads."""
+    def __call__(self, x: jax.Array, mask: jax.Array, train: bool, last: bool = False) -> jax.Array:
+        """[B, L, E] with a mask [B, L] of what is no pad → states [B, L, E], zero at pads.
+
+        `last`: only that of the last position, [B, 1, E]; the last layer then asks for no other.
+        """
         chex.assert_equal_shape_prefix([x, mask], 2)
         if self.embed_dim % self.heads:
             raise UserError(f'embed_dim={self.embed_dim} cannot be split over heads={self.heads}.')
@@ -56,21 +59,24 @@ class Encoder(nn.Module):
         if self.causal:
             visible = visible & jnp.tril(jnp.ones((length, length), bool))
         for n in range(self.layers):
-            x = self._norm(f'attention_norm_{n}', x + self._attention(n, x, visible, train))
+            mixed = self._attention(n, x, visible[:, -1:] if last and n == self.layers - 1 else visible, train)
+            x = self._norm(f'attention_norm_{n}', x[:, -mixed.shape[1]:] + mixed)
             hidden = _linear(self.inner, ('embed', 'mlp'), f'inner_{n}')(x)
-            hidden = _linear(self.embed_dim, ('mlp', 'embed'), f'outer_{n}')(jax.nn.gelu(hidden, approximate=False))
+            hidden = _linear(self.embed_dim, ('mlp', 'embed'), f'outer_{n}')(gelu(hidden))
             x = self._norm(f'inner_norm_{n}', x + self._dropout(hidden, train))
-        return x * mask[..., None]
+        return x[:, -1:] * mask[:, -1:, None] if last else x * mask[..., None]
 
     def _attention(self, n: int, x: jax.Array, visible: jax.Array, train: bool) -> jax.Array:
         split = (self.heads, self.embed_dim // self.heads)
         heads = _linear((3, *split), ('embed', None, 'heads', 'head_dim'), f'qkv_{n}')(x)
-        query, key, value = (heads[:, :, i] for i in range(3))  # [B, L, H, E / H]
-        logits = jnp.einsum('BqHD,BkHD->BHqk', query, key) * split[1] ** -0.5
+        # Heads first: the products are up to three times as fast on CPU.
+        query, key, value = (heads[:, :, i].swapaxes(1, 2) for i in range(3))  # [B, H, L, E / H]
+        query = query[:, :, -visible.shape[1]:]  # of the last positions alone, where no other is asked for
+        logits = jnp.einsum('BHqD,BHkD->BHqk', query, key) * split[1] ** -0.5
         # Finite, as a pad at the left edge sees nothing; its state is zeroed at the end.
         weights = jax.nn.softmax(jnp.where(visible[:, None], logits, -1e9), axis=-1)
         weights = nn.Dropout(self.attention_dropout, deterministic=not train)(weights)
-        mixed = jnp.einsum('BHqk,BkHD->BqHD', weights, value)
+        mixed = jnp.einsum('BHqk,BHkD->BHqD', weights, value).swapaxes(1, 2)
         mixed = _linear(self.embed_dim, ('heads', 'head_dim', 'embed'), f'attention_out_{n}', axis=(-2, -1))(mixed)
         return self._dropout(mixed, train)
 
@@ -100,6 +106,10 @@ class SASRec(SequenceModel):
         """int32 [B, L] → [B, L, E]; the state at a position predicts the next item."""
         return self.encoder(self.embed(items), items > 0, train)
 
+    def last_state(self, items: jax.Array, train: bool = False) -> jax.Array:
+        """int32 [B, L] → [B, E]; `states` of the last position alone."""
+        return self.encoder(self.embed(items), items > 0, train, last=True)[:, -1]
+
 
 class SASRecPredictor(SequencePredictor):
     """Scores a target by the state after the history: logits [B]."""
@@ -117,8 +127,14 @@ class SASRecPredictor(SequencePredictor):
         """Returns logits [B] from ids [B, F], attributes [B, A], explanations [B, K, d] and the history."""
         users, target, items, mask = self.look_up(ids, attributes, history)
         states = Encoder(True, self.embed_dim, self.max_length, self.layers, self.heads, self.inner,
-                         self.encoder_dropout, self.attention_dropout, self.epsilon, name='encoder')(items, mask, train)
+                         self.encoder_dropout, self.attention_dropout, self.epsilon,
+                         name='encoder')(items, mask, train, last=True)
         return self.score(states[:, -1], users, target, text, train)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """x Phi(x), exact; by erf, which costs a CPU two thirds of `jax.nn.gelu`'s erfc."""
+    return 0.5 * x * (1 + jax.lax.erf(x * 2 ** -0.5))
 
 
 def layer_norm(epsilon: float, name: str) -> nn.LayerNorm:

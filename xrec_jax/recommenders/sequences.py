@@ -65,7 +65,11 @@ class SequenceModel(nn.Module):
     def user_vectors(self, user: jax.Array, history: jax.Array, *, train: bool = False) -> jax.Array:
         """[B, E]: the state after the latest item. `user` [B] is not looked at."""
         del user
-        return self.states(history[:, -self.max_length:], train)[:, -1]
+        return self.last_state(history[:, -self.max_length:], train)
+
+    def last_state(self, items: jax.Array, train: bool = False) -> jax.Array:
+        """[B, L] → [B, D]; a model that has it for less than all `states` overrides this."""
+        return self.states(items, train)[:, -1]
 
     def user_vectors_by_position(self, user: jax.Array, items: jax.Array, *, train: bool = False) -> jax.Array:
         """[B, L, E]: the state after each item; L is at most `max_length`. `user` [B] is not looked at."""

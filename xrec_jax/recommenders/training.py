@@ -395,8 +395,8 @@ def fit(model: Predictor, config: TrainConfig, fields: Fields, train: Rows, vali
             steps = -(-train.user.shape[0] // min(config.batch_size, train.user.shape[0]))
             bad = int(bad_step[bad_step >= 0].min())
             raise UserError(f'The predictor\'s loss is no finite number in step {(epoch - 1) * steps + bad + 1} (epoch '
-                            f'{epoch}, its step {bad + 1} of {steps}): lower learning_rate (now {config.learning_rate:g}) '
-                            'or check the text features for values that are not finite. States up to the epoch before '
+                            f'{epoch}, its step {bad + 1} of {steps}): lower learning_rate (now '
+                            f'{config.learning_rate:g}) or check the text features for values that are not finite. States up to the epoch before '
                             'are sound.')
         metrics = {'epoch': epoch} | {name: float(np.mean(value)) for name, value in metrics.items()}
         if not np.isfinite(metrics['score']):

@@ -35,5 +35,5 @@ from xrec_jax.recommenders.ranking.training import (
     run_epoch_of_seeds, state_specs)
 
 __all__ = ['Batch', 'Data', 'Loss', 'Positives', 'Queries', 'RankingConfig', 'State', 'Targets', 'abstract_state',
-           'counts', 'draw_negatives', 'evaluate', 'finished', 'fit', 'init_seeds', 'init_state', 'make_data', 'pairwise',
-           'recommend', 'run_epoch', 'run_epoch_of_seeds', 'state_specs']
+           'counts', 'draw_negatives', 'evaluate', 'finished', 'fit', 'init_seeds', 'init_state', 'make_data',
+           'pairwise', 'recommend', 'run_epoch', 'run_epoch_of_seeds', 'state_specs']
