@@ -209,6 +209,8 @@ def test_bad_settings_of_ranking_are_refused_before_anything_is_trained(tmp_path
     (lambda config: config.lr.model.update({'name': 'lrr'}),
      'fit.model.name: "lrr" is no model for fit.task=click. Did you mean "lr"?'),
     (lambda config: config.lr.model.update({'embed_dims': 3}), 'model "lr" has no setting "embed_dims". Did you mean'),
+    (lambda config: (config.fit.update({'fields': ('user_id',)}), config.lr.model.update({'name': 'din'})),
+     'lr looks at the items of a history, and there is no field of items: add "item_id"'),
     (lambda config: config.fit.update({'seeds': 0}), 'fit.seeds=0: should be at least 1'),
     (lambda config: config.update({'schedule': ('explain(icl)',)}), 'explain(icl) needs a language model'),
 ])

@@ -46,7 +46,10 @@ MODELS: dict[str, type[Predictor]] = {
 def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str]) -> None:
     """UserError for bad settings, or for text features that nothing before would write."""
     make_config(settings)
-    make_model(task, settings, 0)
+    model, fields = make_model(task, settings, 0), task.fields
+    if model.uses_history and not fields.item_fields.shape[1] + fields.item_attributes.shape[1]:
+        raise UserError(f'fit.fields={tuple(settings.fields)}: {settings.name} looks at the items of a history, and '
+                        'there is no field of items: add "item_id".')
     if settings.text and not any(entry.startswith(('align(', 'explain(')) for entry in earlier):
         raise UserError(f'schedule: fit({settings.name}) with text=True needs explanations: put an align or '
                         'explain phase before it.')
