@@ -4,6 +4,9 @@ The compiler does not optimise: most of a test's time is compilation.
 """
 
 import os
+import pathlib
+
+import pytest
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 for _flag, _value in (('--xla_force_host_platform_device_count', 8), ('--xla_backend_optimization_level', 0)):
@@ -11,3 +14,13 @@ for _flag, _value in (('--xla_force_host_platform_device_count', 8), ('--xla_bac
         os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_flag}={_value}'.strip()
 # "None of PyTorch, TensorFlow >= 2.0, or Flax have been found": true, and no news.
 os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
+
+
+@pytest.fixture(autouse=True, scope='module')
+def few_memory_maps():
+    """Forgets what was compiled before Linux's limit of 65,530 memory maps a process, at which LLVM crashes."""
+    yield
+    maps = pathlib.Path('/proc/self/maps')
+    if maps.exists() and maps.read_bytes().count(b'\n') > 30_000:
+        import jax  # not earlier: see above
+        jax.clear_caches()
