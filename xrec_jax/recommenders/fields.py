@@ -19,11 +19,11 @@ import numpy as np
 
 from xrec_jax.data import tables
 from xrec_jax.errors import UserError, nearest
+from xrec_jax.recommenders.tables import padded
 
 FIELDS = ('user_id', 'item_id', 'profile', 'attributes')
 AGE_GROUPS = (18, 25, 35, 45, 50, 56)  # first ages of MovieLens-1M's groups after "under 18"
 _NOT_CATEGORIES = ('zip', 'zip_code', 'zipcode')  # nearly one value a user
-_VOCAB_MULTIPLE = 128  # so that the table divides evenly over any mesh
 
 
 @functools.partial(
@@ -42,7 +42,7 @@ class Fields:
     @property
     def vocab_size(self) -> int:
         """Rows of the shared embedding table: every field's values and 0, rounded up to 128."""
-        return -(-(1 + sum(self.sizes)) // _VOCAB_MULTIPLE) * _VOCAB_MULTIPLE
+        return padded(1 + sum(self.sizes))
 
 
 def age_group(age: str) -> str:

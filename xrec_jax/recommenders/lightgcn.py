@@ -15,8 +15,8 @@ The graph is data, not parameters: `constants` makes the collection 'graph', whi
 parameters. Each node's neighbours stand in pieces of `_WIDTH`, filled up with a row of zeros: a piece is a
 few gathers that XLA fuses with their sum, and only pieces are scattered. For ML-100k (196,228 directed edges of
 64 dimensions) on two idle CPU cores that takes 0.6 ms a layer; a dense R and `segment_sum` over edges take many
-times as long. The
-sum of all layers is a symmetric operator, so its gradient is itself: nothing is kept for the way back.
+times as long. The sum of all layers is a symmetric operator, so its gradient is itself: nothing is kept for the
+way back.
 
 Defaults are the paper's: 64 dimensions, Xavier (uniform), K = 3, l2 = 1e-4, learning rate 1e-3. RecBole 1.2.1
 has K = 2, l2 = 1e-5, and the norms themselves in its penalty, l2 / B (|e_U| + |e_I| + |e_J|) of a batch's rows as

@@ -1,6 +1,6 @@
 """Tables of users or items whose number of rows need not divide over a mesh, and the scores made of them.
 
-  padded    rows that a table of so many really has: the next multiple of 128, as in `fields.Fields.vocab_size`
+  padded    rows that a table of so many really has: the next multiple of 128 (`fields.Fields.vocab_size` too)
   table     a parameter [padded, features] or [padded], drawn as `init` draws the real shape; the rest is zeros
   scores    users' vectors times items', accumulated in float32
 
