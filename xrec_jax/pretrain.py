@@ -19,7 +19,8 @@ import numpy as np
 from absl import flags
 
 from xrec_jax import cli
-from xrec_jax.language import generate, induction, llama, pretraining, probes, stories, tokenizers, weights
+from xrec_jax.language import decoder, generate, induction, pretraining, probes, stories, tokenizers, weights
+from xrec_jax.language.config import DecoderConfig
 from xrec_jax.runs import progress
 from xrec_jax.runs.checkpoints import Checkpoints
 from xrec_jax.runs.files import write_whole
@@ -35,9 +36,9 @@ def main(argv: list[str]) -> None:
     tokenizer = make_tokenizer(config, directory)
     model, params = train(config, workdir, tokenizer)
 
-    weights.save_llama(directory, model.config, params, dtype=jnp.bfloat16)
-    shape, params = weights.load_llama(directory, dtype=jnp.float32)  # as it ships: rounded to bfloat16
-    figures = measure(config, llama.Llama(shape), params, tokenizer)
+    weights.save_model(directory, model.config, params, dtype=jnp.bfloat16)
+    shape, params = weights.load_model(directory, dtype=jnp.float32)  # as it ships: rounded to bfloat16
+    figures = measure(config, decoder.Decoder(shape), params, tokenizer)
     write_whole(directory / 'figures.json', lambda path: path.write_text(json.dumps(figures, indent=1) + '\n'))
     plot_loss(workdir, directory / 'loss.png')
     for name, value in figures.items():
@@ -58,9 +59,9 @@ def make_tokenizer(config: ml_collections.ConfigDict, directory: pathlib.Path) -
 
 
 def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, tokenizer: tokenizers.Tokenizer
-          ) -> tuple[llama.Llama, dict]:
+          ) -> tuple[decoder.Decoder, dict]:
     """Runs all steps; a thread makes the next pool of batches while the device works on this one."""
-    model = llama.Llama(llama.LlamaConfig(**config.model.to_dict()))
+    model = decoder.Decoder(DecoderConfig(**config.model.to_dict()))
     settings = pretraining.PretrainConfig(**config.training.to_dict())
     params = induction.init_params(jax.random.key(config.seed), model.config)
     state = {'params': params, 'opt_state': pretraining.make_optimizer(settings).init(params),
@@ -101,7 +102,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, tokenizer: t
     return model, state['params']
 
 
-def measure(config: ml_collections.ConfigDict, model: llama.Llama, params: dict, tokenizer) -> dict[str, float]:
+def measure(config: ml_collections.ConfigDict, model: decoder.Decoder, params: dict, tokenizer) -> dict[str, float]:
     """Held-out loss and probes; prompts of `probe.history` items from worlds never seen."""
     held_out = probes.tell_many(config.seed, config.probe.count, config.probe.history)
     figures = {'parameters': sum(x.size for x in jax.tree.leaves(params)),

@@ -8,19 +8,20 @@ import numpy as np
 import pytest
 
 from xrec_jax.errors import UserError
-from xrec_jax.language import generate, llama, policy, weights
+from xrec_jax.language import decoder, generate, policy, weights
+from xrec_jax.language.config import DecoderConfig
 from xrec_jax.language.generate import SamplingConfig
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'llama'
-CONFIG = llama.LlamaConfig(vocab_size=11, hidden_size=16, intermediate_size=16, num_layers=2, num_heads=2,
+CONFIG = DecoderConfig(vocab_size=11, hidden_size=16, intermediate_size=16, num_layers=2, num_heads=2,
                            num_kv_heads=1, head_dim=8, max_position_embeddings=64)
-MODEL = llama.Llama(CONFIG)
+MODEL = decoder.Decoder(CONFIG)
 EOS = 2
 
 
 @pytest.fixture(scope='module')
 def variables():
-    params = llama.init_params(jax.random.key(0), CONFIG)
+    params = decoder.init_params(jax.random.key(0), CONFIG)
     return {'params': jax.tree.map(lambda x: x * 2, params)}  # sharper than at the start
 
 
@@ -33,7 +34,7 @@ def prompts(batch=6, width=7, seed=0):
 
 @pytest.mark.parametrize('name', ['bias', 'gqa_tied', 'llama31', 'mha_untied'])
 def test_greedy_decoding_is_the_references(name):
-    config, params = weights.load_llama(GOLDEN / name)
+    config, params = weights.load_model(GOLDEN / name)
     golden = np.load(GOLDEN / name / 'expected.npz')
     mask = golden['attention_mask'].astype(bool)
     lengths = mask.sum(axis=1)
@@ -44,7 +45,7 @@ def test_greedy_decoding_is_the_references(name):
     tokens = np.take_along_axis(golden['input_ids'], order, 1)
     mask = np.take_along_axis(mask, order, 1)
     sampling = SamplingConfig(max_length=golden['generated'].shape[1], temperature=0.0)
-    ours = generate.generate(llama.Llama(config), {'params': params}, jnp.asarray(tokens), jnp.asarray(mask),
+    ours = generate.generate(decoder.Decoder(config), {'params': params}, jnp.asarray(tokens), jnp.asarray(mask),
                              jax.random.key(0), sampling=sampling, eos_id=config.vocab_size + 1)
     np.testing.assert_array_equal(ours.tokens, golden['generated'])
 

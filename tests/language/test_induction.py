@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from configs import tiny_llama
-from xrec_jax.language import induction, llama
+from xrec_jax.language import decoder, induction, rotary
+from xrec_jax.language.config import DecoderConfig
 
-CONFIG = llama.LlamaConfig(**tiny_llama.get_config().model.to_dict())
+CONFIG = DecoderConfig(**tiny_llama.get_config().model.to_dict())
 
 
 @pytest.fixture(scope='module')
@@ -26,8 +27,8 @@ def share_continued(params, tokens):
     """Of the tokens of the second half, those that the model expects."""
     length = tokens.shape[1] // 2
     mask = jnp.ones(tokens.shape, bool)
-    model = llama.Llama(CONFIG)
-    hidden, _ = model.apply({'params': params}, tokens, llama.positions_of(mask), mask)
+    model = decoder.Decoder(CONFIG)
+    hidden, _ = model.apply({'params': params}, tokens, decoder.positions_of(mask), mask)
     expected = np.asarray(model.apply({'params': params}, hidden, method='logits')[0].argmax(-1))
     return np.mean(expected[length:-1] == tokens[0, length + 1:])
 
@@ -35,12 +36,12 @@ def share_continued(params, tokens):
 @pytest.mark.parametrize('length', [20, 60, 120])
 def test_it_copies_before_it_has_learned_anything(params, length):
     assert share_continued(params, twice(length)) > 0.2
-    assert share_continued(llama.init_params(jax.random.key(3), CONFIG), twice(length)) < 0.05
+    assert share_continued(decoder.init_params(jax.random.key(3), CONFIG), twice(length)) < 0.05
 
 
 def weights_of(kernels, hidden, head):
     """Attention of one query head, from kernels [D, heads, d] and hidden states [S, D], in float64."""
-    frequencies = llama.rope_frequencies(CONFIG)
+    frequencies = rotary.rope_frequencies(CONFIG)
     turn = np.exp(1j * np.arange(len(hidden))[:, None] * frequencies)
     normed = hidden / np.sqrt((hidden**2).mean(axis=1, keepdims=True))
     q, k = ((normed @ kernel)[:, :CONFIG.head_dim // 2] + 1j * (normed @ kernel)[:, CONFIG.head_dim // 2:]
@@ -61,10 +62,10 @@ def test_heads_of_the_first_layer_look_one_and_two_tokens_back(params):
 
 def test_embeddings_keep_their_length(params):
     length = np.linalg.norm(params['embed_tokens'], axis=1)
-    plain = np.linalg.norm(llama.init_params(jax.random.key(3), CONFIG)['embed_tokens'], axis=1)
+    plain = np.linalg.norm(decoder.init_params(jax.random.key(3), CONFIG)['embed_tokens'], axis=1)
     np.testing.assert_allclose(length.mean(), plain.mean(), rtol=0.02)
 
 
 def test_one_layer_is_refused():
     with pytest.raises(ValueError, match='takes two layers'):
-        induction.init_params(jax.random.key(0), llama.LlamaConfig(64, 64, 64, 1, 4, 2, 16))
+        induction.init_params(jax.random.key(0), DecoderConfig(64, 64, 64, 1, 4, 2, 16))

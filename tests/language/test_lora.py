@@ -7,20 +7,21 @@ import pytest
 from jax import numpy as jnp
 
 from xrec_jax.errors import UserError
-from xrec_jax.language import llama, lora
+from xrec_jax.language import decoder, lora
+from xrec_jax.language.config import DecoderConfig
 from xrec_jax.language.lora import LoraConfig
 
-CONFIG = llama.LlamaConfig(vocab_size=32, hidden_size=16, intermediate_size=24, num_layers=2,
+CONFIG = DecoderConfig(vocab_size=32, hidden_size=16, intermediate_size=24, num_layers=2,
                            num_heads=4, num_kv_heads=2, head_dim=4)
 LORA = LoraConfig(rank=3, alpha=12.0)
-MODEL = llama.Llama(CONFIG, lora_scale=LORA.scale)
+MODEL = decoder.Decoder(CONFIG, lora_scale=LORA.scale)
 TOKENS = np.random.default_rng(0).integers(0, 32, size=(2, 9))
 MASK = np.ones(TOKENS.shape, bool)
 
 
 @pytest.fixture(scope='module')
 def params():
-    return jax.jit(lambda: llama.init_params(jax.random.key(0), CONFIG))()
+    return jax.jit(lambda: decoder.init_params(jax.random.key(0), CONFIG))()
 
 
 def random_adapter(params, config=LORA):
@@ -31,7 +32,7 @@ def random_adapter(params, config=LORA):
 
 @jax.jit
 def logits(variables):
-    hidden, _ = MODEL.apply(variables, TOKENS, llama.positions_of(MASK), MASK)
+    hidden, _ = MODEL.apply(variables, TOKENS, decoder.positions_of(MASK), MASK)
     return MODEL.apply(variables, hidden, method='logits')
 
 

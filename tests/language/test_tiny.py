@@ -5,14 +5,14 @@ import importlib.resources
 import jax
 import pytest
 
-from xrec_jax.language import generate, llama, probes, tokenizers, weights
+from xrec_jax.language import decoder, generate, probes, tokenizers, weights
 
 
 @pytest.fixture(scope='module')
 def tiny():
     directory = importlib.resources.files('xrec_jax.language') / 'tiny'
-    config, params = weights.load_llama(directory)
-    return llama.Llama(config), params, tokenizers.load_tokenizer(directory), directory
+    config, params = weights.load_model(directory)
+    return decoder.Decoder(config), params, tokenizers.load_tokenizer(directory), directory
 
 
 def test_it_copies_titles_and_names_attributes_of_the_target(tiny):

@@ -7,25 +7,26 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from xrec_jax.errors import UserError
-from xrec_jax.language import generate, llama, lora, policy
+from xrec_jax.language import decoder, generate, lora, policy
+from xrec_jax.language.config import DecoderConfig
 from xrec_jax.parallel import mesh as meshes, sharding
 from xrec_jax.phases import align
 from xrec_jax.rl import ppo, update
 
-CONFIG = llama.LlamaConfig(vocab_size=32, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=4,
+CONFIG = DecoderConfig(vocab_size=32, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=4,
                            num_kv_heads=2, head_dim=8, max_position_embeddings=64)
 LORA = lora.LoraConfig(rank=2)
-MODEL = llama.Llama(CONFIG, LORA.scale)
+MODEL = decoder.Decoder(CONFIG, LORA.scale)
 UPDATE = update.UpdateConfig(epochs=2, minibatch_size=8, microbatch_size=4, learning_rate=1e-2, warmup_steps=1)
 SIZES = [{'data': 4, 'fsdp': 2}, {'data': 1, 'fsdp': 4, 'tensor': 2}]
 
 
 def ppo_iteration(mesh):
     """One whole iteration on a mesh: texts, losses and the adapter after it."""
-    base = llama.init_params(jax.random.key(0), CONFIG)
+    base = decoder.init_params(jax.random.key(0), CONFIG)
     params = {'lora': lora.init_adapter(jax.random.key(1), base, LORA),
               'value_head': policy.init_value_head(CONFIG.hidden_size)}
-    base = sharding.place_params(base, llama.abstract_params(CONFIG), mesh)
+    base = sharding.place_params(base, decoder.abstract_params(CONFIG), mesh)
     random = np.random.default_rng(0)
     prompts = sharding.place_batch(
         (random.integers(3, 32, (16, 9)), np.arange(9) >= random.integers(0, 9, (16, 1))), mesh)
@@ -70,7 +71,7 @@ def test_first_minibatch_has_ratio_one(on_one_device):
 
 def test_parameters_lie_where_the_rules_say():
     mesh = meshes.make_mesh({'data': 2, 'fsdp': 2, 'tensor': 2})
-    shardings = sharding.param_shardings(llama.abstract_params(CONFIG), mesh)
+    shardings = sharding.param_shardings(decoder.abstract_params(CONFIG), mesh)
     attention = shardings['layers']['self_attn']
     assert attention['q_proj']['kernel'].spec == P(None, 'fsdp', 'tensor')
     assert attention['o_proj']['kernel'].spec == P(None, 'tensor', 'fsdp')
@@ -79,7 +80,7 @@ def test_parameters_lie_where_the_rules_say():
 
 def test_an_axis_that_does_not_divide_stays_whole():
     mesh = meshes.make_mesh({'data': 1, 'tensor': 8})
-    odd = llama.abstract_params(llama.LlamaConfig(33, 16, 24, 2, 4, 2, 8))
+    odd = decoder.abstract_params(DecoderConfig(33, 16, 24, 2, 4, 2, 8))
     assert sharding.param_shardings(odd, mesh)['embed_tokens'].spec == P(None, 'fsdp')
 
 

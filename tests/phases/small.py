@@ -7,7 +7,8 @@ import ml_collections
 import numpy as np
 
 from configs import expctr
-from xrec_jax.language import llama, stories, tokenizers, weights
+from xrec_jax.language import decoder, stories, tokenizers, weights
+from xrec_jax.language.config import DecoderConfig
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
 
@@ -18,10 +19,10 @@ def save_language_model(directory: pathlib.Path) -> pathlib.Path:
     pairs = stories.texts(random, 200, stories.Mixture((2, 4), 0.3))
     tokenizer = tokenizers.train_tokenizer((text for pair in pairs for text in pair), 512)
     tokenizer.save_pretrained(directory)
-    config = llama.LlamaConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_layers=2,
+    config = DecoderConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_layers=2,
                                num_heads=2, num_kv_heads=1, head_dim=16, max_position_embeddings=512,
                                tie_word_embeddings=True)
-    weights.save_llama(directory, config, llama.init_params(jax.random.key(0), config))
+    weights.save_model(directory, config, decoder.init_params(jax.random.key(0), config))
     return directory
 
 

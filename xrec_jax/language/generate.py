@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from xrec_jax.errors import UserError
-from xrec_jax.language.llama import Llama, positions_of
+from xrec_jax.language.decoder import Decoder, positions_of
 from xrec_jax.rl.ppo import response_mask
 
 IMPOSSIBLE = -1e30  # logit of a token that may not be drawn
@@ -86,7 +86,7 @@ def _cut(logits: jax.Array, sampling: SamplingConfig) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames=('model', 'sampling', 'eos_id'))
 def generate(
-    model: Llama,
+    model: Decoder,
     variables: dict,
     tokens: jax.Array,
     mask: jax.Array,

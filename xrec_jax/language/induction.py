@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xrec_jax.language import llama
-from xrec_jax.language.llama import LlamaConfig
+from xrec_jax.language import decoder, rotary
+from xrec_jax.language.config import DecoderConfig
 
 COMMON = 0.5  # length of u in an embedding; the token's own part has 0.87, together about 1
 LOOK_BACK = 12.0  # length of q and k in each rotary pair of a head of layer 0
@@ -29,7 +29,7 @@ WRITE = 0.1  # scale of what layer 0 writes: less than the embedding, or the tok
 QUIET = 0.15  # of the outputs of all heads outside of layer 1; those of MLPs are 0.1 of GPT-2's 1/√(2 layers)
 
 
-def init_params(key: jax.Array, config: LlamaConfig) -> dict:
+def init_params(key: jax.Array, config: DecoderConfig) -> dict:
     """Random base weights with an induction head in layers 0 and 1 (see above), as plain arrays.
 
     At once, a model of 256 dimensions continues a third or half of a repeated random sequence.
@@ -38,7 +38,7 @@ def init_params(key: jax.Array, config: LlamaConfig) -> dict:
     """
     if config.num_layers < 2:
         raise ValueError(f'num_layers={config.num_layers}: an induction head takes two layers')
-    params = llama.init_params(key, config)
+    params = decoder.init_params(key, config)
     attention = params['layers']['self_attn']
     groups = config.num_heads // config.num_kv_heads
     residual = (2 * config.num_layers) ** -0.5
@@ -59,7 +59,7 @@ def init_params(key: jax.Array, config: LlamaConfig) -> dict:
     pair = np.arange(config.head_dim // 2)
     fast = (pair < config.head_dim // 8).astype(np.float32)  # rotary pairs that tell neighbours apart
     slow = np.tile(pair >= config.head_dim // 4, 2)  # dims that mean the same from end to end of a prompt
-    frequencies = llama.rope_frequencies(config)
+    frequencies = rotary.rope_frequencies(config)
     position = common * 2 * LOOK_BACK / config.hidden_size**0.5  # the normed state has √D / 2 of u
     k = k.at[0, :, 0].set(position[:, None] * jnp.concatenate([fast, 0 * fast]))
     read = v[0, :, 0]  # B
@@ -84,7 +84,7 @@ def init_params(key: jax.Array, config: LlamaConfig) -> dict:
     return params
 
 
-def _heads(attention: dict, name: str, config: LlamaConfig) -> jax.Array:
+def _heads(attention: dict, name: str, config: DecoderConfig) -> jax.Array:
     """A kernel as [L, D, heads, d]; that of o_proj transposed."""
     kernel = attention[name]['kernel']
     kernel = kernel.swapaxes(1, 2) if name == 'o_proj' else kernel

@@ -12,7 +12,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from xrec_jax.language.llama import Llama, positions_of
+from xrec_jax.language.decoder import Decoder, positions_of
 from xrec_jax.rl.ppo import entropy_from_logits
 
 
@@ -31,7 +31,7 @@ def init_value_head(hidden_size: int) -> dict:
 
 
 def evaluate(
-    model: Llama,
+    model: Decoder,
     variables: dict,
     prompts: jax.Array,
     prompt_mask: jax.Array,
@@ -72,7 +72,7 @@ def evaluate(
 
 
 @functools.partial(jax.jit, static_argnames=('model',))
-def answer_log_probs(model: Llama, variables: dict, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+def answer_log_probs(model: Decoder, variables: dict, tokens: jax.Array, mask: jax.Array) -> jax.Array:
     """Log-softmax over the vocabulary of the token after each left-padded prompt, float32 [B, V]."""
     hidden, _ = model.apply(variables, jnp.where(mask, tokens, 0), positions_of(mask), mask)
     return jax.nn.log_softmax(model.apply(variables, hidden[:, -1], method='logits'), axis=-1)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from xrec_jax.language.llama import Llama
+from xrec_jax.language.decoder import Decoder
 from xrec_jax.language.stories import Mixture
 from xrec_jax.language.tuning import language_loss
 
@@ -45,7 +45,7 @@ def make_optimizer(config: PretrainConfig) -> optax.GradientTransformation:
 
 @functools.partial(jax.jit, static_argnames=('model', 'config', 'prompt_weight'),
                    donate_argnames=('params', 'opt_state'))
-def train_step(model: Llama, config: PretrainConfig, params: Any, opt_state: optax.OptState, batch: dict,
+def train_step(model: Decoder, config: PretrainConfig, params: Any, opt_state: optax.OptState, batch: dict,
                prompt_weight: float) -> tuple[Any, optax.OptState, dict[str, jax.Array]]:
     """One optimizer step on a batch of `stories.pool`: new params and state, and metrics."""
 

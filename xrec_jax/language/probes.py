@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xrec_jax.language import generate, llama, policy, stories, tokenizers, tuning
-from xrec_jax.language.llama import Llama
+from xrec_jax.language import decoder, generate, policy, stories, tokenizers, tuning
+from xrec_jax.language.decoder import Decoder
 from xrec_jax.metrics import attributes, ctr
 
 
@@ -21,7 +21,7 @@ def tell_many(seed: int, count: int, num_history: int) -> list[stories.Story]:
     return [stories.tell(rng, num_history) for _ in range(count)]
 
 
-def response_loss(model: Llama, params: dict, tokenizer, held_out: list[stories.Story]) -> dict[str, float]:
+def response_loss(model: Decoder, params: dict, tokenizer, held_out: list[stories.Story]) -> dict[str, float]:
     """Nats per response token of reasons and of Yes/No answers."""
     pairs = {'reason': [(story.explain_prompt, story.reason) for story in held_out],
              'answer': [(story.click_prompt, story.answer) for story in held_out]}
@@ -36,7 +36,7 @@ def response_loss(model: Llama, params: dict, tokenizer, held_out: list[stories.
     return result
 
 
-def past_accuracy(model: Llama, params: dict, tokenizer, held_out: list[stories.Story]) -> float:
+def past_accuracy(model: Decoder, params: dict, tokenizer, held_out: list[stories.Story]) -> float:
     """How often "liked" or "disliked" is right in careful reasons, given the text up to it."""
     pairs = [(story.explain_prompt, story.reason) for story in held_out if story.careful]
     past = jnp.array(tokenizer.convert_tokens_to_ids(tokenizer.tokenize(' liked disliked')))
@@ -45,7 +45,7 @@ def past_accuracy(model: Llama, params: dict, tokenizer, held_out: list[stories.
     def right(params, batch):
         """Of [B, S - 1] tokens: which are to be judged, and which of the two words is preferred."""
         hidden, _ = model.apply({'params': params}, batch['tokens'][:, :-1],
-                                llama.positions_of(batch['mask'][:, :-1]), batch['mask'][:, :-1])
+                                decoder.positions_of(batch['mask'][:, :-1]), batch['mask'][:, :-1])
         two = jnp.take(model.apply({'params': params}, hidden, method='logits'), past, axis=-1)
         targets = batch['tokens'][:, 1:]
         judged = batch['response'][:, 1:] & jnp.isin(targets, past)
@@ -68,7 +68,7 @@ def _batches(tokenizer, pairs: list[tuple[str, str]]):
         yield {'tokens': tokens, 'mask': mask, 'response': mask & (np.arange(width) >= lengths[:, None])}
 
 
-def write_reasons(model: Llama, params: dict, tokenizer, held_out: list[stories.Story], key: jax.Array,
+def write_reasons(model: Decoder, params: dict, tokenizer, held_out: list[stories.Story], key: jax.Array,
                   sampling: generate.SamplingConfig) -> list[str]:
     """One reason for each story, drawn from the model."""
     ids = tokenizers.encode_prompts(tokenizer, [story.explain_prompt for story in held_out])
@@ -103,7 +103,7 @@ def _share(which: np.ndarray) -> float:
     return float(which.mean()) if which.size else float('nan')
 
 
-def answer_auc(model: Llama, params: dict, tokenizer, held_out: list[stories.Story], reasons: list[str]) -> float:
+def answer_auc(model: Decoder, params: dict, tokenizer, held_out: list[stories.Story], reasons: list[str]) -> float:
     """AUC of p(Yes) after the `reasons` against what the user did."""
     asked = [stories.render('expctr/click', domain=story.domain, reason=reason, target=story.title)
              for story, reason in zip(held_out, reasons)]

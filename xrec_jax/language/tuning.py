@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from xrec_jax.language.llama import Llama, positions_of
+from xrec_jax.language.decoder import Decoder, positions_of
 
 
-def language_loss(model: Llama, variables: dict, batch: dict, prompt_weight: float) -> tuple[jax.Array, dict]:
+def language_loss(model: Decoder, variables: dict, batch: dict, prompt_weight: float) -> tuple[jax.Array, dict]:
     """Weighted next-token loss of a batch.
 
     Args:

@@ -1,6 +1,6 @@
 """Hugging Face directories ⇄ parameter pytrees.
 
-`read_tensors` and `write_tensors` know safetensors files; `load_llama` and `save_llama` know the
+`read_tensors` and `write_tensors` know safetensors files; `load_model` and `save_model` know the
 names and layouts of LLaMA checkpoints: Hugging Face stores [out, in] matrices layer by layer, we
 keep [in, out] matrices stacked over layers.
 """
@@ -17,7 +17,8 @@ import safetensors
 import safetensors.numpy
 
 from xrec_jax.errors import UserError
-from xrec_jax.language.llama import LlamaConfig, abstract_params
+from xrec_jax.language.config import DecoderConfig
+from xrec_jax.language.decoder import abstract_params
 
 INDEX = 'model.safetensors.index.json'
 
@@ -64,17 +65,17 @@ def write_tensors(tensors: dict[str, np.ndarray], file: pathlib.Path) -> None:
     os.replace(partial, file)
 
 
-def load_llama(directory: str | os.PathLike, **overrides) -> tuple[LlamaConfig, dict]:
+def load_model(directory: str | os.PathLike, **overrides) -> tuple[DecoderConfig, dict]:
     """Config and base weights of a Hugging Face LLaMA directory.
 
     Args:
       directory: holds `config.json` and safetensors.
-      **overrides: fields of `LlamaConfig`; `dtype` is also the dtype that the weights get.
+      **overrides: fields of `DecoderConfig`; `dtype` is also the dtype that the weights get.
 
     Raises:
       UserError: an unsupported architecture, a missing tensor, or one of a wrong shape, by name.
     """
-    config = LlamaConfig.from_hf(read_config(directory), **overrides)
+    config = DecoderConfig.from_hf(read_config(directory), **overrides)
     tensors = read_tensors(directory)
 
     def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -97,7 +98,7 @@ def load_llama(directory: str | os.PathLike, **overrides) -> tuple[LlamaConfig, 
     return config, flax.traverse_util.unflatten_dict(params)
 
 
-def save_llama(directory: str | os.PathLike, config: LlamaConfig, params: dict, dtype=np.float32) -> None:
+def save_model(directory: str | os.PathLike, config: DecoderConfig, params: dict, dtype=np.float32) -> None:
     """Writes `config.json` and `model.safetensors` as Hugging Face does (tokenizer files apart)."""
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -114,7 +115,7 @@ def save_llama(directory: str | os.PathLike, config: LlamaConfig, params: dict, 
     (directory / 'config.json').write_text(json.dumps(hf, indent=2) + '\n')
 
 
-def _shapes(config: LlamaConfig) -> dict[tuple[str, ...], tuple[int, ...]]:
+def _shapes(config: DecoderConfig) -> dict[tuple[str, ...], tuple[int, ...]]:
     """Path → shape of every base weight."""
     boxed = flax.traverse_util.flatten_dict(abstract_params(config))
     return {path: box.unbox().shape for path, box in boxed.items()}

@@ -20,7 +20,7 @@ import numpy as np
 
 from xrec_jax.errors import UserError, nearest
 from xrec_jax.language import generate, lora, policy
-from xrec_jax.language.llama import Llama
+from xrec_jax.language.decoder import Decoder
 from xrec_jax.parallel import sharding
 from xrec_jax.phases import writing
 from xrec_jax.phases.task import Task
@@ -191,7 +191,7 @@ def rollout_rows(num_examples: int, size: int, batch: int, seed: tuple[int, int]
 
 
 @functools.cache
-def evaluator(model: Llama, temperature: float) -> update.Evaluate:
+def evaluator(model: Decoder, temperature: float) -> update.Evaluate:
     """The `evaluate` of `ppo_update`; one object for each model, so that nothing is compiled twice."""
 
     def evaluate(params, base, inputs):
@@ -212,7 +212,7 @@ def constrainer(mesh: jax.sharding.Mesh) -> Callable:
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'temperature', 'num_chunks'))
-def score(model: Llama, base: dict, params: dict, inputs: dict, *, temperature: float, num_chunks: int) -> dict:
+def score(model: Decoder, base: dict, params: dict, inputs: dict, *, temperature: float, num_chunks: int) -> dict:
     """Log-probs of policy and reference, and values, all [B, R], `B / num_chunks` rows at a time."""
 
     def chunk(inputs):

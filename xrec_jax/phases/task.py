@@ -17,7 +17,7 @@ import numpy as np
 
 from xrec_jax.data import catalog, filters, protocols, tables
 from xrec_jax.errors import UserError
-from xrec_jax.language import llama, lora, prompts, tokenizers, weights
+from xrec_jax.language import decoder, lora, prompts, tokenizers, weights
 from xrec_jax.language.encoders import Encoder, load_encoder
 from xrec_jax.parallel import mesh as meshes, sharding
 from xrec_jax.recommenders import fields as predictor_fields
@@ -32,7 +32,7 @@ DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 class Language:
     """A frozen base model with its tokenizer, and the shape of the adapters that go on it."""
 
-    model: llama.Llama
+    model: decoder.Decoder
     params: dict
     tokenizer: tokenizers.Tokenizer
     lora: lora.LoraConfig
@@ -165,12 +165,12 @@ def load_language(settings: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) 
     directory = settings.model
     if directory == 'tiny':
         directory = importlib.resources.files('xrec_jax.language') / 'tiny'
-    config, params = weights.load_llama(directory, dtype=DTYPES[settings.dtype], remat=settings.remat)
+    config, params = weights.load_model(directory, dtype=DTYPES[settings.dtype], remat=settings.remat)
     adapter = lora.LoraConfig(settings.lora_rank, settings.lora_alpha, tuple(settings.lora_targets))
     tokenizer = tokenizers.load_tokenizer(directory)
     return Language(
-        model=llama.Llama(config, adapter.scale),
-        params=sharding.place_params(params, llama.abstract_params(config), mesh),
+        model=decoder.Decoder(config, adapter.scale),
+        params=sharding.place_params(params, decoder.abstract_params(config), mesh),
         tokenizer=tokenizer, lora=adapter,
         yes=tuple(tokenizers.first_tokens(tokenizer, 'Yes')),
         no=tuple(tokenizers.first_tokens(tokenizer, 'No')))

@@ -10,9 +10,10 @@ import pytest
 from jax import numpy as jnp
 
 from xrec_jax.errors import UserError
-from xrec_jax.language import llama
-from xrec_jax.language.llama import Llama, LlamaConfig, RopeScaling, positions_of
-from xrec_jax.language.weights import load_llama, read_config
+from xrec_jax.language import rotary
+from xrec_jax.language.config import DecoderConfig, RopeScaling
+from xrec_jax.language.decoder import Decoder, positions_of
+from xrec_jax.language.weights import load_model, read_config
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'llama'
 NAMES = ('mha_untied', 'gqa_tied', 'llama31', 'bias')
@@ -29,8 +30,8 @@ def golden(name):
 @functools.cache
 def loaded(name):
     # In float32, as transformers computed the golden values, however the weights are stored.
-    config, params = load_llama(GOLDEN / name, dtype=jnp.float32)
-    return Llama(config), params
+    config, params = load_model(GOLDEN / name, dtype=jnp.float32)
+    return Decoder(config), params
 
 
 @functools.partial(jax.jit, static_argnames=('model',))
@@ -136,8 +137,8 @@ def test_remat_gives_the_same_gradients():
     mask = expected['attention_mask'].astype(bool)
 
     def gradients(remat):
-        config, params = load_llama(GOLDEN / 'gqa_tied', dtype=jnp.float32, remat=remat)
-        model = Llama(config)
+        config, params = load_model(GOLDEN / 'gqa_tied', dtype=jnp.float32, remat=remat)
+        model = Decoder(config)
 
         def loss(params):
             hidden, _ = model.apply({'params': params}, expected['input_ids'], positions_of(mask), mask)
@@ -154,9 +155,9 @@ def test_remat_gives_the_same_gradients():
 
 
 def test_llama31_scaling_has_three_bands():
-    config = LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_layers=1, num_heads=1,
+    config = DecoderConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_layers=1, num_heads=1,
                          num_kv_heads=1, head_dim=64, rope_scaling=RopeScaling('llama3', 8.0, 1.0, 4.0, 32))
-    scaled = llama.rope_frequencies(config)
+    scaled = rotary.rope_frequencies(config)
     for index, ours in enumerate(scaled):  # as transformers' _compute_llama3_parameters puts it
         frequency = 10000.0 ** (-2 * index / 64)
         wavelength = 2 * np.pi / frequency
@@ -176,27 +177,27 @@ def test_rotation_equals_complex_multiplication():
     positions = rng.integers(0, 300, size=(2, 5))
     frequencies = 10000.0 ** -(np.arange(4) / 4)
     turned = (x[..., :4] + 1j * x[..., 4:]) * np.exp(1j * positions[:, None, :, None] * frequencies)
-    rotated = llama.rotate(jnp.asarray(x), jnp.asarray(positions), frequencies.astype(np.float32))
+    rotated = rotary.rotate(jnp.asarray(x), jnp.asarray(positions), frequencies.astype(np.float32))
     np.testing.assert_allclose(rotated, np.concatenate([turned.real, turned.imag], axis=-1), atol=1e-4)
 
 
 @every
 def test_config_survives_the_round_trip(name):
-    config = LlamaConfig.from_hf(read_config(GOLDEN / name))
-    again = LlamaConfig.from_hf(json.loads(json.dumps(config.to_hf())))
+    config = DecoderConfig.from_hf(read_config(GOLDEN / name))
+    again = DecoderConfig.from_hf(json.loads(json.dumps(config.to_hf())))
     assert again == config
 
 
 def test_both_spellings_of_rope_are_read():
     hf = read_config(GOLDEN / 'llama31')
     assert 'rope_scaling' in hf
-    config = LlamaConfig.from_hf(hf)
+    config = DecoderConfig.from_hf(hf)
     assert config.rope_scaling == RopeScaling('llama3', 8.0, 1.0, 4.0, 32) and config.head_dim == 16
     newer = {key: value for key, value in hf.items() if key not in ('rope_scaling', 'rope_theta')}
     newer['rope_parameters'] = hf['rope_scaling'] | {'rope_theta': hf['rope_theta']}
-    assert LlamaConfig.from_hf(newer) == config
-    linear = LlamaConfig.from_hf(hf | {'rope_scaling': {'type': 'linear', 'factor': 2}})
-    np.testing.assert_allclose(llama.rope_frequencies(linear), 10000.0 ** -(np.arange(8) / 8) / 2, rtol=1e-6)
+    assert DecoderConfig.from_hf(newer) == config
+    linear = DecoderConfig.from_hf(hf | {'rope_scaling': {'type': 'linear', 'factor': 2}})
+    np.testing.assert_allclose(rotary.rope_frequencies(linear), 10000.0 ** -(np.arange(8) / 8) / 2, rtol=1e-6)
 
 
 @pytest.mark.parametrize('change, says', [
@@ -207,7 +208,7 @@ def test_both_spellings_of_rope_are_read():
 ])
 def test_unsupported_config_is_refused_by_name(change, says):
     with pytest.raises(UserError, match=says):
-        LlamaConfig.from_hf(read_config(GOLDEN / 'llama31') | change)
+        DecoderConfig.from_hf(read_config(GOLDEN / 'llama31') | change)
 
 
 def test_position_of_a_pad_is_never_negative_and_real_tokens_count_from_zero():
