@@ -134,7 +134,8 @@ class Decoder(nn.Module):
           tokens: int [B, S].
           positions: int [B, K + S], rotary position of each slot (pads count for nothing: see
             `positions_of`); K is the length of `prefix_embeddings`, else 0.
-          mask: bool [B, T], which slots hold real tokens. T = K + S, or the cache's length.
+          mask: bool [B, T], which slots hold real tokens: each query sees those up to its own slot.
+            T = K + S, or the cache's length. Or bool [B, K + S, T], exactly the slots that each query sees.
           cache: None for whole sequences; else the `Cache` to read and to write at `slot`.
           slot: int scalar, first slot that `tokens` occupy in the cache.
           prefix_embeddings: float [B, K, D], soft prompts before the tokens (RecPIE), or None.
@@ -146,11 +147,10 @@ class Decoder(nn.Module):
         x = jnp.take(self.embed_tokens, tokens, axis=0).astype(config.dtype)
         if prefix_embeddings is not None:
             x = jnp.concatenate([prefix_embeddings.astype(config.dtype), x], axis=1)
-        query_slot = slot + jnp.arange(x.shape[1])
-        attend = (jnp.arange(mask.shape[1]) <= query_slot[:, None]) & mask[:, None, :]
-        (x, carried), written = self.layers(
-            (x, cache), jnp.arange(config.num_layers), positions, attend, slot
-        )
+        if mask.ndim == 2:
+            query_slot = slot + jnp.arange(x.shape[1])
+            mask = (jnp.arange(mask.shape[1]) <= query_slot[:, None]) & mask[:, None, :]
+        (x, carried), written = self.layers((x, cache), jnp.arange(config.num_layers), positions, mask, slot)
         return self.norm(x), written if cache is None else carried
 
     def logits(self, hidden):
