@@ -20,6 +20,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from xrec_jax.dropout import Dropout
 from xrec_jax.recommenders.predictor import History, Predictor, dense
 
 
@@ -53,7 +54,7 @@ class AutoInt(Predictor):
             hidden = jnp.concatenate([hidden, texts], axis=-1)
         logit = self.out(hidden, 'attention_out')
         if self.mlp:
-            deep = nn.Dropout(self.dropout, deterministic=not train)(v.reshape(batch, -1))
+            deep = Dropout(self.dropout, deterministic=not train)(v.reshape(batch, -1))
             logit += self.out(self.deep(jnp.concatenate([deep, texts], axis=-1), train))
         if self.linear:
             logit += self.bias() + self.weights(ids, attributes).sum(-1)
@@ -71,6 +72,6 @@ class AutoInt(Predictor):
 
         query, key, value = (heads(project(name)) for name in ('query', 'key', 'value'))
         weights = jax.nn.softmax(jnp.einsum('bmhd,bkhd->bhmk', query, key), axis=-1)
-        weights = nn.Dropout(self.dropout, deterministic=not train)(weights)
+        weights = Dropout(self.dropout, deterministic=not train)(weights)
         mixed = jnp.einsum('bhmk,bkhd->bmhd', weights, value)
         return nn.relu(mixed.reshape(*fields.shape[:2], -1) + project('residual'))

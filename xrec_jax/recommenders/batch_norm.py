@@ -15,6 +15,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from xrec_jax.dropout import Dropout
 from xrec_jax.recommenders.predictor import Predictor, dense
 
 _logical = nn.with_logical_partitioning
@@ -67,7 +68,7 @@ class BatchNormPredictor(Predictor):
         for n, width in enumerate(self.mlp):
             hidden = dense(width, ('embed' if n == 0 else None, 'mlp'), f'mlp_{n}')(hidden)
             hidden = nn.relu(self.normalised(hidden, f'mlp_{n}_norm', train))
-            hidden = nn.Dropout(self.dropout, deterministic=not train)(hidden)
+            hidden = Dropout(self.dropout, deterministic=not train)(hidden)
         return hidden
 
     def normalised(self, hidden: jax.Array, name: str, train: bool) -> jax.Array:

@@ -20,6 +20,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from xrec_jax.dropout import Dropout
 from xrec_jax.recommenders.predictor import History, dense
 from xrec_jax.recommenders.sequences import SequenceModel, SequencePredictor
 from xrec_jax.recommenders.tables import table
@@ -51,7 +52,7 @@ class Convolutions(nn.Module):
             parts.append(nn.relu(dense(self.horizontal, ('embed', 'mlp'), f'horizontal_{h}')(runs)).max(-2))
         columns = dense(self.vertical, (None, None), 'vertical')(x.swapaxes(-1, -2))  # [..., E, vertical]
         parts.append(columns.reshape(*columns.shape[:-2], -1))
-        hidden = nn.Dropout(self.dropout, deterministic=not train)(jnp.concatenate(parts, axis=-1))
+        hidden = Dropout(self.dropout, deterministic=not train)(jnp.concatenate(parts, axis=-1))
         return nn.relu(dense(self.embed_dim, ('embed', 'mlp'), 'dense')(hidden))
 
 

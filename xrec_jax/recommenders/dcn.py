@@ -22,6 +22,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from xrec_jax.dropout import Dropout
 from xrec_jax.errors import UserError
 from xrec_jax.recommenders.batch_norm import BatchNormPredictor
 from xrec_jax.recommenders.predictor import History, dense
@@ -44,7 +45,7 @@ class DCN(BatchNormPredictor):
         """Logits [B] of ids [B, F], attributes [B, A] and explanations [B, K, d]; `history` is not looked at."""
         chex.assert_rank([ids, attributes], 2)
         x0 = self.embeddings(ids, attributes).reshape(len(ids), -1)  # [B, D], D = F' E
-        hidden = nn.Dropout(self.dropout, deterministic=not train)(x0)
+        hidden = Dropout(self.dropout, deterministic=not train)(x0)
         hidden = jnp.concatenate([hidden, self.texts(text, len(ids), train)], axis=-1)
         return self.out(jnp.concatenate([self.cross(x0), self.deep(hidden, train)], axis=-1))
 

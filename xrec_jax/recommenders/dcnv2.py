@@ -30,6 +30,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from xrec_jax.dropout import Dropout
 from xrec_jax.errors import UserError, nearest
 from xrec_jax.recommenders.batch_norm import BatchNormPredictor
 from xrec_jax.recommenders.predictor import History, dense
@@ -65,7 +66,7 @@ class DCNv2(BatchNormPredictor):
         x0 = self.embeddings(ids, attributes).reshape(len(ids), -1)  # [B, D], D = F' E
         crossed = self.mixed_cross(x0) if self.num_experts else self.cross(x0)
         parallel = self.structure == 'parallel'
-        hidden = nn.Dropout(self.dropout, deterministic=not train)(x0 if parallel else crossed)
+        hidden = Dropout(self.dropout, deterministic=not train)(x0 if parallel else crossed)
         hidden = self.deep(jnp.concatenate([hidden, self.texts(text, len(ids), train)], axis=-1), train)
         return self.out(jnp.concatenate([crossed, hidden], axis=-1) if parallel else hidden)
 

@@ -13,6 +13,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from xrec_jax.dropout import Dropout
 from xrec_jax.recommenders import fm
 from xrec_jax.recommenders.predictor import History, Predictor
 
@@ -38,6 +39,6 @@ class DeepFM(Predictor):
         first_order = self.bias() + w.sum(-1)
         second_order = fm.pairs(v)
 
-        hidden = nn.Dropout(self.dropout, deterministic=not train)(v.reshape(len(ids), -1))
+        hidden = Dropout(self.dropout, deterministic=not train)(v.reshape(len(ids), -1))
         hidden = jnp.concatenate([hidden, self.texts(text, len(ids), train)], axis=-1)
         return first_order + second_order + self.out(self.deep(hidden, train))

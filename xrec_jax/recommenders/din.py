@@ -26,6 +26,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from xrec_jax.dropout import Dropout
 from xrec_jax.errors import UserError, nearest
 from xrec_jax.recommenders.batch_norm import moments
 from xrec_jax.recommenders.predictor import History, Predictor, dense
@@ -105,7 +106,7 @@ class HistoryPredictor(Predictor):
         for n, width in enumerate(widths):
             hidden = dense(width, ('embed' if n == 0 else None, 'mlp'), f'{name}_{n}')(hidden)
             hidden = ACTIVATIONS[self.activation](name=f'{name}_{n}_{self.activation}')(hidden, train, mask)
-            hidden = nn.Dropout(self.dropout, deterministic=not train)(hidden)
+            hidden = Dropout(self.dropout, deterministic=not train)(hidden)
         return hidden
 
 

@@ -25,6 +25,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from xrec_jax.dropout import Dropout
 from xrec_jax.errors import UserError
 from xrec_jax.recommenders.batch_norm import BatchNormPredictor
 from xrec_jax.recommenders.predictor import History, dense
@@ -59,7 +60,7 @@ class DSSM(BatchNormPredictor):
         """y [B, mlp[-1]] of embeddings v [B, F, E] and features z [B, D]."""
         hidden = v.reshape(len(v), -1)
         for n, width in enumerate(self.mlp):
-            hidden = nn.Dropout(self.dropout, deterministic=not train)(hidden)
+            hidden = Dropout(self.dropout, deterministic=not train)(hidden)
             if n == 0:  # z has a dropout of its own
                 hidden = jnp.concatenate([hidden, z], axis=-1)
             hidden = dense(width, ('embed' if n == 0 else None, 'mlp'), f'{name}_mlp_{n}')(hidden)

@@ -19,6 +19,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from xrec_jax.dropout import Dropout
 from xrec_jax.errors import UserError
 from xrec_jax.recommenders.predictor import History, Predictor, dense
 
@@ -46,7 +47,7 @@ class FiGNN(Predictor):
                  history: History | None = None, *, train: bool = False) -> jax.Array:
         """Returns logits [B]; arguments as `DeepFM` has them. `dropout` acts on v and the attention weights."""
         chex.assert_rank([ids, attributes], 2)
-        v = nn.Dropout(self.dropout, deterministic=not train)(self.embeddings(ids, attributes))
+        v = Dropout(self.dropout, deterministic=not train)(self.embeddings(ids, attributes))
         first = self._attend(v, train)
         # w^T [h_i; h_j] is one half of w on h_i and the other on h_j.
         source, target = (dense(1, ('mlp', None), f'edge_{end}', use_bias=False)(first)[..., 0]
@@ -67,7 +68,7 @@ class FiGNN(Predictor):
 
         query, key, value = heads('query'), heads('key'), heads('value')
         scores = jnp.einsum('bihd,bkhd->bhik', query, key) / jnp.sqrt(query.shape[-1])
-        weights = nn.Dropout(self.dropout, deterministic=not train)(jax.nn.softmax(scores, axis=-1))
+        weights = Dropout(self.dropout, deterministic=not train)(jax.nn.softmax(scores, axis=-1))
         return nn.relu(jnp.einsum('bhik,bkhd->bihd', weights, value).reshape(*v.shape[:2], -1))
 
     def _propagate(self, first: jax.Array, edges: jax.Array) -> jax.Array:

@@ -19,6 +19,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from xrec_jax.dropout import Dropout
 from xrec_jax.recommenders.predictor import History
 from xrec_jax.recommenders.sequences import SequenceModel, SequencePredictor
 from xrec_jax.recommenders.tables import table
@@ -39,7 +40,7 @@ class Recurrent(nn.Module):
     def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
         """[B, L, E], zero at pads, with a mask [B, L] of what is none → states [B, L, E], zero at pads."""
         logical = nn.with_logical_partitioning
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = Dropout(self.dropout, deterministic=not train)(x)
         for n in range(self.layers):
             # Columns: r, z, n.
             inputs = self.param(f'input_{n}', logical(_xavier, ('embed', 'mlp')), (x.shape[-1], 3 * self.hidden))

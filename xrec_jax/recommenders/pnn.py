@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from xrec_jax.dropout import Dropout
 from xrec_jax.errors import UserError
 from xrec_jax.recommenders.predictor import History, Predictor
 
@@ -51,7 +52,7 @@ class PNN(Predictor):
             hidden.append(inner_products(v))
         if self.outer:
             hidden.append(outer_product(v))
-        hidden = nn.Dropout(self.dropout, deterministic=not train)(jnp.concatenate(hidden, axis=-1))
+        hidden = Dropout(self.dropout, deterministic=not train)(jnp.concatenate(hidden, axis=-1))
         hidden = jnp.concatenate([hidden, self.texts(text, len(ids), train)], axis=-1)
         return self.out(self.deep(hidden, train))
 

@@ -17,6 +17,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from xrec_jax.dropout import Dropout
+
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=['ids', 'attributes', 'liked', 'mask'], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
@@ -87,14 +89,14 @@ class Predictor(nn.Module):
         text *= jax.lax.rsqrt(jnp.mean(jnp.square(text), -1, keepdims=True) + 1e-12)
         if self.text_projection:
             text = dense(self.text_projection, (None, 'mlp'), 'text_projection', use_bias=False)(text)
-        text = nn.Dropout(self.text_projection_dropout, deterministic=not train)(text)
+        text = Dropout(self.text_projection_dropout, deterministic=not train)(text)
         return text.reshape(batch, -1)
 
     def deep(self, hidden: jax.Array, train: bool) -> jax.Array:
         """The MLP with ReLU and dropout, without an output layer: [B, D] → [B, mlp[-1]]."""
         for n, width in enumerate(self.mlp):
             hidden = dense(width, ('embed' if n == 0 else None, 'mlp'), f'mlp_{n}')(hidden)
-            hidden = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(hidden))
+            hidden = Dropout(self.dropout, deterministic=not train)(nn.relu(hidden))
         return hidden
 
     def out(self, hidden: jax.Array, name: str = 'mlp_out') -> jax.Array:

@@ -19,6 +19,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from xrec_jax.dropout import Dropout
 from xrec_jax.errors import UserError
 from xrec_jax.recommenders.predictor import History
 from xrec_jax.recommenders.sequences import SequenceModel, SequencePredictor, positions
@@ -75,7 +76,7 @@ class Encoder(nn.Module):
         logits = jnp.einsum('BHqD,BHkD->BHqk', query, key) * split[1] ** -0.5
         # Finite, as a pad at the left edge sees nothing; its state is zeroed at the end.
         weights = jax.nn.softmax(jnp.where(visible[:, None], logits, -1e9), axis=-1)
-        weights = nn.Dropout(self.attention_dropout, deterministic=not train)(weights)
+        weights = Dropout(self.attention_dropout, deterministic=not train)(weights)
         mixed = jnp.einsum('BHqk,BHkD->BHqD', weights, value).swapaxes(1, 2)
         mixed = _linear(self.embed_dim, ('heads', 'head_dim', 'embed'), f'attention_out_{n}', axis=(-2, -1))(mixed)
         return self._dropout(mixed, train)
@@ -84,7 +85,7 @@ class Encoder(nn.Module):
         return layer_norm(self.epsilon, name)(x)
 
     def _dropout(self, x: jax.Array, train: bool) -> jax.Array:
-        return nn.Dropout(self.dropout, deterministic=not train)(x)
+        return Dropout(self.dropout, deterministic=not train)(x)
 
 
 class SASRec(SequenceModel):

@@ -39,6 +39,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from xrec_jax.dropout import Dropout
 from xrec_jax.errors import UserError, nearest
 from xrec_jax.recommenders.objectives import masked_mean
 from xrec_jax.recommenders.predictor import History, Predictor
@@ -112,7 +113,7 @@ class SequencePredictor(Predictor):
               train: bool) -> jax.Array:
         """Logits [B] from a state [B, E] and what `look_up` gave."""
         hidden = jnp.concatenate([users.reshape(len(users), -1), target, state], axis=-1)
-        hidden = nn.Dropout(self.dropout, deterministic=not train)(hidden)
+        hidden = Dropout(self.dropout, deterministic=not train)(hidden)
         hidden = jnp.concatenate([hidden, self.texts(text, len(target), train)], axis=-1)
         return (state * target).sum(-1) + self.out(self.deep(hidden, train))
 

@@ -18,6 +18,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from xrec_jax.dropout import Dropout
 from xrec_jax.errors import UserError
 from xrec_jax.recommenders.predictor import History, Predictor, dense
 
@@ -52,7 +53,7 @@ class XDeepFM(Predictor):
         pooled = self._interact(v)
         explicit = dense(1, (None, None), 'cin_out', use_bias=False)(pooled)[..., 0]
 
-        hidden = nn.Dropout(self.dropout, deterministic=not train)(v.reshape(len(ids), -1))
+        hidden = Dropout(self.dropout, deterministic=not train)(v.reshape(len(ids), -1))
         hidden = jnp.concatenate([hidden, self.texts(text, len(ids), train)], axis=-1)
         return self.bias() + w.sum(-1) + explicit + self.out(self.deep(hidden, train))
 
