@@ -22,7 +22,7 @@ from xrec_jax.errors import UserError, nearest
 from xrec_jax.language import generate, lora, policy
 from xrec_jax.language.decoder import Decoder
 from xrec_jax.parallel import sharding
-from xrec_jax.phases import writing
+from xrec_jax.phases import fit_predictor, writing
 from xrec_jax.phases.task import Task
 from xrec_jax.recommenders import training
 from xrec_jax.rl import ppo, rewards, update
@@ -48,7 +48,7 @@ def ic_rewards(task: Task, state: RunState, settings, rows, texts) -> tuple[np.n
     vector = writing.encode(task, texts)
     examples = task.examples['train']
     ask = functools.partial(training.predict, predictor.model, predictor.params, task.fields)
-    make_rows = functools.partial(training.make_rows, examples, index=rows, history=predictor.model.uses_history)
+    make_rows = functools.partial(fit_predictor.make_rows, task, 'train', predictor.model, index=rows)
     scores, without = ask(make_rows(vector[:, None])), ask(make_rows(None))
     raw = rewards.ic_reward(examples.label[rows], scores, without)
     return np.asarray(raw), {'llm_score': [None] * len(rows), 'vector': vector}

@@ -13,6 +13,7 @@ import ml_collections
 import numpy as np
 import pyarrow as pa
 
+from xrec_jax.data import context
 from xrec_jax.errors import UserError
 from xrec_jax.phases import models
 from xrec_jax.phases.task import Task
@@ -32,6 +33,7 @@ from xrec_jax.recommenders.gru4rec import GRU4RecPredictor
 from xrec_jax.recommenders.lr import LR
 from xrec_jax.recommenders.pnn import PNN
 from xrec_jax.recommenders.predictor import Predictor
+from xrec_jax.recommenders.recpie import RecPIE
 from xrec_jax.recommenders.sasrec import SASRecPredictor
 from xrec_jax.recommenders.xdeepfm import XDeepFM
 from xrec_jax.runs.explanations import read_explanations, vectors
@@ -40,7 +42,7 @@ from xrec_jax.runs.state import RunState
 MODELS: dict[str, type[Predictor]] = {
     'lr': LR, 'fm': FM, 'dssm': DSSM, 'deepfm': DeepFM, 'autoint': AutoInt, 'pnn': PNN, 'xdeepfm': XDeepFM,
     'fignn': FiGNN, 'dcn': DCN, 'dcnv2': DCNv2, 'din': DIN, 'dien': DIEN, 'sasrec': SASRecPredictor,
-    'bert4rec': BERT4RecPredictor, 'gru4rec': GRU4RecPredictor, 'caser': CaserPredictor}
+    'bert4rec': BERT4RecPredictor, 'gru4rec': GRU4RecPredictor, 'caser': CaserPredictor, 'recpie': RecPIE}
 
 
 def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str]) -> None:
@@ -63,7 +65,17 @@ def make_config(settings: ml_collections.ConfigDict) -> training.TrainConfig:
 def make_model(task: Task, settings: ml_collections.ConfigDict, text_dim: int) -> Predictor:
     """The model `settings.model.name` with the rest of `settings.model`; UserError for what it does not have."""
     return models.make(MODELS, settings, vocab_size=task.fields.vocab_size,
-                       num_user_fields=task.fields.user_fields.shape[1], text_dim=text_dim)
+                       num_user_fields=task.fields.user_fields.shape[1], text_dim=text_dim,
+                       context_dim=len(context.NAMES))
+
+
+def make_rows(task: Task, split: str, model: Predictor | type[Predictor], text: np.ndarray | None = None,
+              index: np.ndarray | None = None, scale: tuple[float, float] | None = None) -> training.Rows:
+    """`training.make_rows` of a split, with what `model` looks at."""
+    examples = task.examples[split]
+    looks = 'context_dim' in models.settings_of(model)
+    return training.make_rows(examples, text, index, history=model.uses_history, scale=scale,
+                              context=context.context_features(task.dataset, examples) if looks else None)
 
 
 class Training:
@@ -95,11 +107,10 @@ class Training:
 
 def prepare(task: Task, state: RunState, settings: ml_collections.ConfigDict) -> tuple[training.Rows, training.Rows]:
     """Training and validation rows."""
-    train, valid = task.examples['train'], task.examples['valid']
-    make_rows = functools.partial(training.make_rows, history=MODELS[settings.model.name].uses_history,
-                                  scale=task.dataset.rating_scale if settings.task == 'rating' else None)
+    rows = functools.partial(make_rows, task, model=MODELS[settings.model.name],
+                             scale=task.dataset.rating_scale if settings.task == 'rating' else None)
     if not settings.text:
-        return make_rows(train), make_rows(valid)
+        return rows('train'), rows('valid')
     corpus = pa.concat_tables([read_explanations(path, 'train') for path in state.explanations.values()])
     corpus = corpus.filter(corpus['vector'].is_valid())
     validation = newest_vectors(task, state, 'valid')
@@ -107,10 +118,11 @@ def prepare(task: Task, state: RunState, settings: ml_collections.ConfigDict) ->
         raise UserError(f'schedule: fit({settings.name}) with text=True needs encoded explanations of the train '
                         'split: put an align or explain phase before it.')
     index = corpus['example'].to_numpy()
-    missing = np.setdiff1d(np.arange(len(train.user)), index)
+    missing = np.setdiff1d(np.arange(len(task.examples['train'].user)), index)
     text = vectors(corpus)
     text = np.concatenate([text, np.zeros((len(missing), text.shape[1]), np.float32)])
-    return make_rows(train, text[:, None], np.concatenate([index, missing])), make_rows(valid, validation[:, None])
+    return (rows('train', text=text[:, None], index=np.concatenate([index, missing])),
+            rows('valid', text=validation[:, None]))
 
 
 def newest_vectors(task: Task, state: RunState, split: str) -> np.ndarray:

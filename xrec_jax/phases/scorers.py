@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from xrec_jax.errors import UserError
 from xrec_jax.metrics import ctr, ranking as ranking_metrics, rating
-from xrec_jax.phases import fit_ranking
+from xrec_jax.phases import fit_predictor, fit_ranking
 from xrec_jax.phases.task import Task
 from xrec_jax.recommenders import ranking, training
 from xrec_jax.runs.explanations import read_explanations, vectors
@@ -77,7 +77,7 @@ def predictions(task: Task, state: RunState, text: str) -> dict[str, np.ndarray]
 
     def rows(split: str) -> training.Rows:
         text = vectors(tables[split])[:, None] if written else None
-        return training.make_rows(task.examples[split], text, history=predictor.model.uses_history)
+        return fit_predictor.make_rows(task, split, predictor.model, text)
 
     return {split: np.atleast_2d(predict(predictor.model, predictor.params, task.fields, rows(split)))
             for split in SPLITS}

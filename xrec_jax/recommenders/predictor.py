@@ -20,7 +20,8 @@ import jax.numpy as jnp
 from xrec_jax.dropout import Dropout
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=['ids', 'attributes', 'liked', 'mask'], meta_fields=[])
+@functools.partial(jax.tree_util.register_dataclass, data_fields=['ids', 'attributes', 'liked', 'mask', 'context'],
+                   meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class History:
     """The items before the target, oldest first, right-aligned; with the fields that the target has."""
@@ -29,6 +30,7 @@ class History:
     attributes: jax.Array  # int32 [B, L, A]
     liked: jax.Array       # bool [B, L]
     mask: jax.Array        # bool [B, L], False where padded
+    context: jax.Array | None = None  # float32 [B, C], of the moment: `data.context`
 
 
 class Predictor(nn.Module):

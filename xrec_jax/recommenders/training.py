@@ -103,7 +103,7 @@ class Rates:
 
 
 @functools.partial(jax.tree_util.register_dataclass,
-                   data_fields=['user', 'item', 'label', 'text', 'history', 'history_liked'], meta_fields=[])
+                   data_fields=['user', 'item', 'label', 'text', 'history', 'history_liked', 'context'], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class Rows:
     """What a predictor is trained on or asked: N pairs, each with its explanations or zeros."""
@@ -114,6 +114,7 @@ class Rows:
     text: jax.Array | None  # float32 [N, K, d]; None = no explanations
     history: jax.Array | None = None        # int32 [N, L], rows in the items table, -1 pads; None = not wanted
     history_liked: jax.Array | None = None  # bool [N, L]
+    context: jax.Array | None = None        # float32 [N, C], of the moment: `data.context`; None = not wanted
 
 
 @functools.partial(
@@ -137,12 +138,14 @@ OnEpoch = Callable[[State, dict[str, float]], None]
 
 
 def make_rows(examples: protocols.Examples, text: np.ndarray | None = None, index: np.ndarray | None = None, *,
-              history: bool = False, scale: tuple[float, float] | None = None) -> Rows:
+              history: bool = False, context: np.ndarray | None = None, scale: tuple[float, float] | None = None
+              ) -> Rows:
     """Rows on the device from `examples`.
 
     Args:
       text: [N, K, d], the explanations; `index` [N] picks (and repeats) examples, one for each of them.
       history: whether to hand in what came before the target, for models that look at it.
+      context: `data.context.context_features` of the examples, for models that look at it.
       scale: of the ratings: the label is the rating's place on it, from 0 to 1. None: the label is the like.
     """
     index = np.arange(len(examples.user)) if index is None else index
@@ -155,7 +158,8 @@ def make_rows(examples: protocols.Examples, text: np.ndarray | None = None, inde
                 label=jnp.asarray(label[index], jnp.float32),
                 text=None if text is None else jnp.asarray(text, jnp.float32),
                 history=None if items is None else jnp.asarray(items),
-                history_liked=None if liked is None else jnp.asarray(liked))
+                history_liked=None if liked is None else jnp.asarray(liked),
+                context=None if context is None else jnp.asarray(context[index], jnp.float32))
 
 
 def init_state(model: Predictor, config: TrainConfig, fields: Fields, key: jax.Array) -> State:
@@ -177,7 +181,9 @@ def state_specs(model: Predictor, config: TrainConfig, fields: Fields) -> State:
 def _init(model: Predictor, rates: Rates, fields: Fields, key: jax.Array) -> State:
     init_key, key = jax.random.split(key)
     one, none = jnp.zeros(1, jnp.int32), jnp.full((1, 1), -1, jnp.int32)
-    rows = Rows(one, one, one, None, none, none > 0)
+    width = getattr(model, 'context_dim', 0)
+    context = jnp.zeros((1, width), jnp.float32) if width else None
+    rows = Rows(one, one, one, None, none, none > 0, context)
     params = model.init(init_key, *_inputs(model, fields, rows))['params']
     return State(params=params, opt_state=_optimizer(rates).init(params),
                  epoch=jnp.int32(0), key=key, best_params=params,
@@ -208,7 +214,7 @@ def _inputs(model: Predictor, fields: Fields, rows: Rows
         past = jnp.maximum(rows.history, 0)
         history = History(ids=jnp.where(mask[..., None], fields.item_fields[past], 0),
                           attributes=jnp.where(mask[..., None], fields.item_attributes[past], 0),
-                          liked=rows.history_liked, mask=mask)
+                          liked=rows.history_liked, mask=mask, context=rows.context)
     return ids, fields.item_attributes[rows.item], rows.text, history
 
 
