@@ -12,7 +12,7 @@ import numpy as np
 
 from xrec_jax.errors import UserError, nearest
 from xrec_jax.parallel import sharding
-from xrec_jax.phases import writing
+from xrec_jax.phases import explain_requests, writing
 from xrec_jax.phases.task import Task
 from xrec_jax.rl import rewards
 from xrec_jax.runs import progress
@@ -25,6 +25,8 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
 
     `settings.max_examples` > 0 takes so many random examples of the train split only.
     """
+    if 'requests' in settings and settings.requests.source != 'examples':
+        return explain_requests.run(task, state, phase, index, settings)
     key = jax.random.fold_in(jax.random.key(task.seed), index)
     adapter = state.adapter if settings.adapter else None
     writer = ExplanationWriter(task.workdir, phase)
@@ -47,6 +49,8 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
 def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str]) -> None:
     """UserError for an unknown split, or a batch that cannot be shared."""
     sharding.check_batch('explain.batch_size', settings.batch_size, task.mesh)
+    if 'requests' in settings and settings.requests.source != 'examples':
+        return explain_requests.check(task, settings, earlier)
     for split in settings.splits:
         if split not in task.examples:
             raise UserError(f'explain.splits: "{split}" is no split.{nearest(split, task.examples)}')

@@ -5,7 +5,8 @@
   `named_share`  how many explanations name an attribute that truly decided (simulated worlds)
   `examples`     a few explanations before and after, side by side
 All of it goes to `summary.json` too, the table also to `table.csv` and `table.md`. Without `judge.before`
-and `judge.after` there are no explanations to look at. Every score is of an explanation written without the label.
+and `judge.after` there are no explanations to look at. Pairs and attributes of LLMXRec are judged in `judge_pairs` and
+`judge_attributes`. Every score is of an explanation written without the label.
 """
 
 import csv
@@ -27,13 +28,14 @@ from xrec_jax.data import protocols
 from xrec_jax.errors import UserError, nearest
 from xrec_jax.metrics import attributes
 from xrec_jax.metrics.spread import spread
-from xrec_jax.phases import scorers
+from xrec_jax.phases import judge_attributes, judge_pairs, scorers
 from xrec_jax.phases.scorers import SPLITS, SUMMARY, Figures
 from xrec_jax.phases.task import Task
 from xrec_jax.runs import progress
 from xrec_jax.runs.files import write_whole
 from xrec_jax.runs.state import RunState
 
+OTHERS = {'pairs': judge_pairs, 'attributes': judge_attributes}  # what needs no scorers
 
 FALLBACK = {
     'click': 'by their other fields (an id that was never trained is as it was drawn, near zero)',
@@ -44,6 +46,32 @@ FALLBACK = {
 
 def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collections.ConfigDict) -> RunState:
     """Prints the tables and writes `summary.json`."""
+    del index
+    if settings.task in OTHERS:
+        figures = {settings.name: OTHERS[settings.task].run(task, state, phase, settings)}
+    else:
+        figures = _scored(task, state, settings)
+    path = write_summary(task, state, figures)
+    progress.say(f'{phase}: written to {path}')
+    return state
+
+
+def write_summary(task: Task, state: RunState, figures: dict) -> pathlib.Path:
+    """Adds `figures` to `summary.json`, beside those of the run's other phases `judge`."""
+    path = task.workdir / 'summary.json'
+    summary = (json.loads(path.read_text()) if path.exists() else {}) | figures | {
+        'seed': task.seed,
+        'device': f'{jax.device_count()} × {jax.devices()[0].device_kind}',
+        'versions': {name: importlib.metadata.version(name) for name in ('jax', 'flax', 'optax', 'transformers')},
+        'seconds': state.seconds,
+        'finished': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
+    }
+    write_whole(path, lambda partial: partial.write_text(json.dumps(summary, indent=1, allow_nan=True) + '\n'))
+    return path
+
+
+def _scored(task: Task, state: RunState, settings: ml_collections.ConfigDict) -> dict:
+    """Figures of scorers for `summary.json`; prints and writes their table."""
     figures, scores, fallbacks = measure(task, state, settings)
     sides = ('before', 'after') if 'before' in settings else ()
     texts = {side: scorers.explanations(state, settings[side].explain) for side in sides}
@@ -54,14 +82,7 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
         'fallbacks': fallbacks,
         'named_decisive_attribute': {
             side: {split: named_share(task, split, texts[side][split]) for split in SPLITS} for side in sides} or None,
-        'seed': task.seed,
-        'device': f'{jax.device_count()} × {jax.devices()[0].device_kind}',
-        'versions': {name: importlib.metadata.version(name) for name in ('jax', 'flax', 'optax', 'transformers')},
-        'seconds': state.seconds,
-        'finished': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
     }
-    path = task.workdir / 'summary.json'
-    write_whole(path, lambda partial: partial.write_text(json.dumps(summary, indent=1, allow_nan=True) + '\n'))
     labels = scorers.labels(settings.task, tuple(settings.get('ks', ())))
     columns = shown(settings, figures, labels)
     progress.CONSOLE.print(figures_table(task, settings.task, figures, columns))
@@ -74,8 +95,7 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
     if sides:
         _say_named(summary['named_decisive_attribute'])
         progress.CONSOLE.print(examples(task, settings, texts['before']['test'], texts['after']['test'], scores))
-    progress.say(f'{phase}: written to {path}')
-    return state
+    return summary
 
 
 def measure(task: Task, state: RunState, settings: ml_collections.ConfigDict
@@ -105,8 +125,11 @@ def summarised(key: str, figures: dict[str, Figures]) -> dict[str, dict]:
 
 def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str]) -> None:
     """UserError where the schedule has not made by then what is to be measured."""
+    if settings.task in OTHERS:
+        return OTHERS[settings.task].check(task, settings, earlier)
     if settings.task not in SUMMARY:
-        raise UserError(f'judge.task: "{settings.task}" is nothing to measure.{nearest(settings.task, SUMMARY)}')
+        raise UserError(f'judge.task: "{settings.task}" is nothing to measure.'
+                        f'{nearest(settings.task, [*SUMMARY, *OTHERS])}')
     if settings.task == 'ranking' and (not settings.ks or min(settings.ks) < 1):
         raise UserError(f'judge.ks={tuple(settings.ks)}: should be lengths of lists, as (5, 10, 20).')
     if not settings.scorers:

@@ -22,11 +22,17 @@ class Fitted:
 class RunState:
     """Grows from phase to phase; a resumed run rebuilds it from what the phases have on disk."""
 
-    adapter: dict | None = None  # of the policy; None: the base model
+    adapters: dict[str, dict] = dataclasses.field(default_factory=dict)  # by name: 'policy' writes, 'judge' compares
+    reference: dict | None = None  # adapter that `align` measures its KL from, where one was tuned; None: the base model
     value_head: dict | None = None
     predictors: dict[str, Fitted] = dataclasses.field(default_factory=dict)  # by name
     explanations: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)  # by phase, oldest first
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)  # by phase, of this process
+
+    @property
+    def adapter(self) -> dict | None:
+        """Of the policy; None: the base model."""
+        return self.adapters.get('policy')
 
     def replace(self, **changes) -> 'RunState':
         return dataclasses.replace(self, **changes)

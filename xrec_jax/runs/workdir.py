@@ -4,6 +4,7 @@
     metrics.jsonl               one row a step: step, phase, name → value
     checkpoints/<phase>/        the state of each phase (`checkpoints.py`)
     explanations/<phase>.parquet
+    adapters/<phase>/           what `tune` made, as PEFT keeps adapters
     summary.json                the final metrics, versions, seed, device, timings
 
 The same command on an existing folder goes on with it. A config that differs is refused, unless it

@@ -1,0 +1,131 @@
+"""`explain` for requests (`phases.requests`): every generator of explanations writes rows of the same table.
+
+  model     our language model: `settings.adapter` names the adapter it writes with, '' is the base model
+  recorded  what `settings.generator` has in the file of the requests; what it was not asked about has no row
+  endpoint  any OpenAI-compatible server (`language.endpoint`); answers are kept in answers/<phase>.jsonl
+
+A stopped phase goes on from its last part (model), or from the answers on disk (endpoint).
+"""
+
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import ml_collections
+import numpy as np
+
+from xrec_jax.errors import UserError, nearest
+from xrec_jax.language import endpoint as endpoints, slots, tokenizers
+from xrec_jax.phases import requests, writing
+from xrec_jax.phases.requests import Requests
+from xrec_jax.phases.task import Task
+from xrec_jax.runs import progress
+from xrec_jax.runs.explanations import ExplanationWriter, read_explanations
+from xrec_jax.runs.state import RunState
+
+
+def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collections.ConfigDict) -> RunState:
+    """Writes an explanation for each of the requests of `settings.requests`."""
+    writer = ExplanationWriter(task.workdir, phase)
+    if not writer.finished:
+        wanted = requests.make(task, state, settings.requests)
+        WRITERS[settings.writer](task, state, phase, index, settings, wanted, writer)
+        writer.finish()
+    table = read_explanations(writer.path)
+    words = [len(text.split()) for text in table['text'].to_pylist()]
+    progress.say(f'{phase}: {len(table):,} explanations ({", ".join(table["group"].unique().to_pylist())}); '
+                 f'{np.mean(words):.1f} words each, {sum(count == 0 for count in words)} empty')
+    return state.replace(explanations=state.explanations | {phase: writer.path})
+
+
+def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str]) -> None:
+    """UserError for an unknown writer, requests that cannot be made, or a generator that the file does not have."""
+    if settings.writer not in WRITERS:
+        raise UserError(f'explain.writer: "{settings.writer}" is none.{nearest(settings.writer, WRITERS)}')
+    requests.check(task, settings.requests, list(earlier))
+    if settings.writer == 'recorded':
+        if settings.requests.source != 'recorded':
+            raise UserError(f'explain({settings.name}): recorded explanations are of what they were asked about: set '
+                            'explain.requests.source="recorded".')
+        for group in requests.recorded_groups(settings.requests):
+            if settings.generator not in group.generators:
+                raise UserError(f'explain({settings.name}).generator: "{settings.generator}" has written nothing in '
+                                f'{settings.requests.file} for {group.recommender}.'
+                                f'{nearest(settings.generator, group.generators)}')
+    if settings.writer == 'endpoint':
+        endpoints.endpoint(settings.endpoint.to_dict())
+    if settings.writer == 'model' and settings.adapter and not any(
+            task.config.get(entry[5:-1], {}).get('adapter', task.config.tune.adapter) == settings.adapter
+            for entry in earlier if entry.startswith('tune(')):
+        raise UserError(f'explain({settings.name}).adapter: no phase tune before it makes the adapter '
+                        f'"{settings.adapter}"; "" writes with the base model.')
+
+
+def _by_model(task: Task, state: RunState, phase: str, index: int, settings, wanted: Requests,
+              writer: ExplanationWriter) -> None:
+    sampling = writing.sampling_config(task)
+    most = task.language.model.config.max_position_embeddings - sampling.max_length
+    rows, dropped = requests.prompts(task, wanted, most)
+    if dropped:
+        progress.say(f'{phase}: {dropped:,} items of history left out, the oldest of each prompt that is longer than '
+                     f'{most:,} tokens')
+    width = -(-max(map(len, rows)) // 32) * 32
+    variables = task.language.variables(state.adapters[settings.adapter] if settings.adapter else None)
+    key = jax.random.fold_in(jax.random.key(task.seed), index)
+    size = settings.batch_size * settings.checkpoint_every
+    done = writer.last_step
+    writer.rewind(done)
+    start, count = time.perf_counter(), 0
+    with progress.bar(phase, len(rows), min(done * size, len(rows)), 'texts') as advance:
+        for step in range(done + 1, -(-len(rows) // size) + 1):
+            part = slice((step - 1) * size, step * size)
+            tokens, mask = tokenizers.pad(rows[part], width, 'left')
+            responses, _ = slots.generate_queue(
+                task.language.model, variables, tokens, mask, jax.random.fold_in(key, step), sampling=sampling,
+                stop_ids=task.language.stop_ids, num_slots=settings.batch_size,
+                prefill_size=max(1, settings.batch_size // 4), advance=advance)
+            _add(writer, wanted, np.arange(len(wanted))[part], writing.texts_of(task, responses), step=step,
+                 num_tokens=np.asarray(responses.lengths, np.int32), truncated=np.asarray(responses.truncated))
+            count += int(responses.lengths.sum())
+            writer.flush(step)
+    if count:
+        progress.say(f'{phase}: {count / (time.perf_counter() - start):,.0f} new tokens/s')
+
+
+def _recorded(task: Task, state: RunState, phase: str, index: int, settings, wanted: Requests,
+              writer: ExplanationWriter) -> None:
+    del task, state, index
+    groups = requests.recorded_groups(settings.requests)
+    columns = [group.generators.index(settings.generator) for group in groups]
+    texts = np.concatenate([group.explanations[:, column] for group, column in zip(groups, columns)])
+    same = np.concatenate([group.same[:, column] for group, column in zip(groups, columns)])
+    if not same.all():
+        progress.say(f'{phase}: {int((~same).sum()):,} of {len(same):,} are left out: not written, or about another item '
+                     'than most generators were asked about')
+    rows = np.flatnonzero(same)
+    _add(writer, wanted, rows, [' '.join(text.split()) for text in texts[rows]], step=1)
+    writer.flush(1)
+
+
+def _by_endpoint(task: Task, state: RunState, phase: str, index: int, settings, wanted: Requests,
+                 writer: ExplanationWriter) -> None:
+    del state, index
+    endpoint = endpoints.endpoint(settings.endpoint.to_dict())
+    prompts = requests.texts(task, wanted)
+    with progress.bar(phase, len(prompts), 0, 'texts') as advance:
+        answers = endpoints.ask(endpoint, prompts, task.workdir / 'answers' / f'{phase}.jsonl', advance)
+    progress.say(f'{phase}: ' + ', '.join(f'{name.replace("_", " ")} {value}' for name, value in answers.summary.items()
+                                          if value not in (None, 0)))
+    _add(writer, wanted, np.arange(len(wanted)), [' '.join(text.split()) for text in answers.texts], step=1,
+         num_tokens=np.array([row.completion_tokens or 0 for row in answers.rows], np.int32),
+         truncated=np.array([row.finish == 'length' for row in answers.rows]))
+    writer.flush(1)
+
+
+WRITERS: dict[str, Callable] = {'model': _by_model, 'recorded': _recorded, 'endpoint': _by_endpoint}
+
+
+def _add(writer: ExplanationWriter, wanted: Requests, rows: np.ndarray, texts: Sequence[str], **columns) -> None:
+    pick = lambda values: [values[row] for row in rows]
+    writer.add(user_id=pick(wanted.user_id), item_id=pick(wanted.item_id), group=pick(wanted.group), kind='reason',
+               split=wanted.source, example=rows.astype(np.int32), text=list(texts), **columns)
