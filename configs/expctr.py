@@ -42,9 +42,13 @@ def get_config(dataset: str = 'ml-100k') -> ConfigDict:
         'lora_rank': 8,
         'lora_alpha': 16.0,
         'lora_targets': ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'),
+        'lora_dropout': 0.0,  # of the adapter's input, in `tune`
+        'lora_rslora': False,  # scale by alpha / √rank
+        'quantize': 'none',  # or 'int8', 'int4': the frozen projections, xrec_jax/language/quantize.py
     })
     config.encoder = ConfigDict({'model': 'minilm'})  # or a BERT directory
-    config.generate = ConfigDict({'max_length': 48, 'temperature': 1.0, 'top_k': 0, 'top_p': 1.0, 'min_length': 1})
+    config.generate = ConfigDict({'max_length': 48, 'temperature': 1.0, 'top_k': 0, 'top_p': 1.0, 'min_p': 0.0,
+                                  'repetition_penalty': 1.0, 'min_length': 1})
     config.lc_score = ConfigDict({'form': 'logits', 'temperature': 1.0})  # eq. 8
 
     # What each verb does; a phase's own settings, by its name, follow below.

@@ -85,6 +85,11 @@ def get_config(argument: str = 'ml-100k') -> ConfigDict:
         'role': False,
         'parts': parts | {'history': 3},  # [T] the judge sees the latest three items; [P] all: 50, or 10
     })
+    config.judge_pairs = ConfigDict({
+        'train': _file(material, 'judge_train.jsonl'),
+        'test': _file(material, 'judge_test.jsonl'),
+        'valid_share': 0.1,  # of the training pairs, whole instructions
+    })
     config.language = tune.get_config().language
     config.generate = ConfigDict({'max_length': 224, 'temperature': 0.7, 'top_k': 0, 'top_p': 0.95, 'min_length': 1})
 
@@ -93,11 +98,11 @@ def get_config(argument: str = 'ml-100k') -> ConfigDict:
     config.explainer = ConfigDict({
         'adapter_name': 'explainer',
         'data': {
-            'train': (_file(material, 'instruct_train.jsonl'), _file(material, 'attributes_train.jsonl')),
+            'folder': material,
+            'train': ('instruct_train.jsonl', 'attributes_train.jsonl'),
             'forms': ('instructions', 'attributes'),
             'ratio': (1.0, 0.3),  # the multi-task mixture; the paper gives no ratio
-            'test': (_file(material, 'instruct_test_unseen.jsonl'),),
-            'test_forms': ('instructions',),
+            'test': ('instruct_test_unseen.jsonl',),
             'valid_share': 0.1,
         },
         'epochs': 12,  # [T]; [A] 3
@@ -105,7 +110,7 @@ def get_config(argument: str = 'ml-100k') -> ConfigDict:
     })
     config.judge_adapter = ConfigDict({
         'adapter_name': 'judge',
-        'data': {'train': (_file(material, 'judge_train.jsonl'),), 'forms': ('pairs',), 'valid_share': 0.1},
+        'data': {'train': (), 'forms': ('pairs',), 'valid_share': 0.0},  # config.judge_pairs
         'epochs': 4,
         'batch_size': 32,
         'optimizer': {'learning_rate': 3e-3},  # [T]; [A] 3e-4
@@ -133,7 +138,29 @@ def get_config(argument: str = 'ml-100k') -> ConfigDict:
     config.untuned = ConfigDict({'adapter': ''})
     config.tuned = ConfigDict({})
 
-    config.judge = ConfigDict({'task': 'pairs'})
+    # What each `judge` looks at; the settings of all three stand together.
+    config.judge = ConfigDict({
+        'task': 'pairs',
+        'batch_size': 32,
+        'checkpoint_every': 32,  # batches
+        # ranking: the recommenders
+        'ks': (5, 10, 20),
+        'scorers': {RECOMMENDERS[recommender]: f'predictor({recommender})' for recommender in recommenders},
+        # pairs: generators by their phases `explain`, all of the same requests; and the judge
+        'generators': (('LLaMA', 'llama'), ('ChatGLM', 'chatglm'), ('GPT-3.5', 'gpt35'), ('GPT-4', 'gpt4'),
+                       ('ours, untuned', 'untuned'), ('ours, tuned', 'tuned')),
+        'adapter': 'judge',
+        'max_requests': 0,  # compared of each recommender; 0: all
+        # attributes: what is inferred, by which models (their adapters; '': the base model), of which items
+        'attributes': ATTRIBUTES[name],
+        'models': {'ours, untuned': '', 'ours, tuned': 'explainer'},
+        'requests': {'source': 'top1', 'predictors': tuple(recommenders), 'max_rows': 0},
+        'history': 10,  # items in these prompts, as published
+        'max_length': 48,  # tokens of an answer
+    })
+    config.ranking = ConfigDict({'task': 'ranking'})
+    config.pairs = ConfigDict({'task': 'pairs'})
+    config.attributes = ConfigDict({'task': 'attributes'})
     return config
 
 

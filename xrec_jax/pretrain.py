@@ -19,8 +19,9 @@ import numpy as np
 from absl import flags
 
 from xrec_jax import cli
-from xrec_jax.language import decoder, generate, induction, pretraining, probes, stories, tokenizers, weights
+from xrec_jax.language import decoder, induction, pretraining, probes, stories, tokenizers, weights
 from xrec_jax.language.config import DecoderConfig
+from xrec_jax.language.sampling import SamplingConfig
 from xrec_jax.runs import progress
 from xrec_jax.runs.checkpoints import Checkpoints
 from xrec_jax.runs.files import write_whole
@@ -110,7 +111,7 @@ def measure(config: ml_collections.ConfigDict, model: decoder.Decoder, params: d
     figures |= probes.response_loss(model, params, tokenizer, held_out)
     figures['past_accuracy'] = probes.past_accuracy(model, params, tokenizer, held_out)
     for name, temperature in (('sampled', 1.0), ('greedy', 0.0)):
-        sampling = generate.SamplingConfig(max_length=config.probe.max_length, temperature=temperature)
+        sampling = SamplingConfig(max_length=config.probe.max_length, temperature=temperature)
         texts = probes.write_reasons(model, params, tokenizer, held_out, jax.random.key(config.seed), sampling)
         figures |= {f'{name}_{key}': value for key, value in probes.probe_reasons(held_out, texts).items()}
         figures[f'auc_after_own_reason_{name}'] = probes.answer_auc(model, params, tokenizer, held_out, texts)

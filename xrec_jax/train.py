@@ -11,7 +11,7 @@ from absl import flags
 from xrec_jax import cli
 from xrec_jax.data import protocols
 from xrec_jax.phases.schedule import check_schedule, run_schedule
-from xrec_jax.phases.task import make_task, protocol_options
+from xrec_jax.phases.task import Task, make_task, protocol_options
 from xrec_jax.runs import progress
 from xrec_jax.runs.workdir import open_workdir
 
@@ -26,13 +26,19 @@ def main(argv: list[str]) -> None:
 
     devices = jax.devices()
     progress.say(f'{len(devices)} × {devices[0].device_kind}; {directory}')
+    if task.dataset:
+        progress.say(told(task))
+    run_schedule(task)
+
+
+def told(task: Task) -> str:
+    """The line about the data."""
     sizes = ', '.join(f'{split} {len(rows.label):,} ({protocols.positive_rate(rows):.1%} liked)'
                       for split, rows in task.examples.items())
-    options = protocol_options(config.data)
+    options = protocol_options(task.config.data)
     like = ('any interaction' if options['threshold'] is None else
             f'a rating {options["comparison"].replace("_", " ")} {options["threshold"]:g}')
-    progress.say(f'{task.dataset.name}: {sizes}; a like is {like}')
-    run_schedule(task)
+    return f'{task.dataset.name}: {sizes}; a like is {like}'
 
 
 if __name__ == '__main__':

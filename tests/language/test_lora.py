@@ -10,6 +10,7 @@ from xrec_jax.errors import UserError
 from xrec_jax.language import decoder, lora
 from xrec_jax.language.config import DecoderConfig
 from xrec_jax.language.lora import LoraConfig
+from xrec_jax.language.projection import Projection
 
 CONFIG = DecoderConfig(vocab_size=32, hidden_size=16, intermediate_size=24, num_layers=2,
                            num_heads=4, num_kv_heads=2, head_dim=4)
@@ -103,9 +104,73 @@ def test_adapter_of_shapes_equals_adapter_of_arrays(params):
                  lora.init_adapter(jax.random.key(1), params, LORA))
 
 
-def test_unknown_target_names_the_nearest():
+def test_bad_settings_are_refused(params):
     with pytest.raises(UserError, match='"q_prj".*Did you mean "q_proj"'):
         LoraConfig(targets=('q_prj',))
+    with pytest.raises(UserError, match='lora.rank=0'):
+        LoraConfig(rank=0)
+    with pytest.raises(UserError, match='lora.dropout=1.0'):
+        LoraConfig(dropout=1.0)
+    with pytest.raises(UserError, match='has none of q_proj'):
+        lora.init_adapter(jax.random.key(0), {'layers': {'mlp': params['layers']['mlp']}}, LoraConfig(targets=('q_proj',)))
+
+
+def test_rslora_divides_alpha_by_the_root_of_the_rank():
+    assert LoraConfig(rank=16, alpha=32.0).scale == 2 and LoraConfig(rank=16, alpha=32.0, rslora=True).scale == 8
+
+
+def project(x, lora, dropout=0.0, key=None, dtype=jnp.float32):
+    module = Projection(6, ('embed', 'mlp'), dtype, lora_scale=0.5, lora_dropout=dropout)
+    kernel = np.random.default_rng(4).normal(size=(5, 6)).astype(np.float32)
+    variables = {'params': {'kernel': kernel.astype(dtype)}} | ({'lora': lora} if lora else {})
+    return module.apply(variables, x.astype(dtype), rngs=None if key is None else {'dropout': key})
+
+
+def pair():
+    rng = np.random.default_rng(5)
+    return {'a': rng.normal(size=(5, 2)).astype(np.float32), 'b': rng.normal(size=(2, 6)).astype(np.float32)}
+
+
+@pytest.mark.parametrize('tokens', [4, 40])  # added to the product, and to the matrix
+@pytest.mark.parametrize('dtype, tolerance', [(jnp.float32, 1e-5), (jnp.bfloat16, 0.05)])
+def test_few_tokens_and_many_have_the_same_result_and_gradients(tokens, dtype, tolerance):
+    x = np.random.default_rng(6).normal(size=(2, tokens // 2, 5)).astype(np.float32)
+    out = np.asarray(project(x, pair(), dtype=dtype), np.float64)
+    a, b = (value.astype(np.float64) for value in pair().values())
+    kernel = np.random.default_rng(4).normal(size=(5, 6))
+    np.testing.assert_allclose(out, x @ (kernel + 0.5 * a @ b), atol=tolerance * 10)
+    dy = np.cos(np.arange(out.size)).reshape(out.shape)
+    gradient = jax.grad(lambda x, lora: (project(x, lora, dtype=dtype) * dy).sum(), argnums=(0, 1))(x, pair())
+    flat, flat_dy = x.reshape(-1, 5), dy.reshape(-1, 6)
+    expected = (flat_dy @ (kernel + 0.5 * a @ b).T).reshape(x.shape), {
+        'a': 0.5 * flat.T @ flat_dy @ b.T, 'b': 0.5 * (flat @ a).T @ flat_dy}
+    jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(
+        np.asarray(ours, np.float64), theirs, atol=tolerance * np.abs(theirs).max()), gradient, expected)
+
+
+def test_a_trained_kernel_under_an_adapter_has_its_gradient():
+    """Frozen ones have none to compute; but who trains both gets both."""
+    x = np.random.default_rng(6).normal(size=(40, 5)).astype(np.float32)
+    module = Projection(6, ('embed', 'mlp'), jnp.float32, lora_scale=0.5)
+    gradient = jax.grad(lambda kernel: module.apply({'params': {'kernel': kernel}, 'lora': pair()}, x).sum())
+    np.testing.assert_allclose(gradient(np.ones((5, 6), np.float32)), np.repeat(x.sum(axis=0)[:, None], 6, 1), atol=1e-4)
+
+
+def test_dropout_touches_the_adapters_input_alone_and_keeps_its_mean():
+    x = np.random.default_rng(6).normal(size=(40, 5)).astype(np.float32)
+    plain, base = project(x, pair()), project(x, None)
+    np.testing.assert_array_equal(project(x, pair(), dropout=0.5), plain)  # without a key
+    np.testing.assert_array_equal(project(x, None, 0.5, jax.random.key(0)), base)
+    outs = np.stack([project(x, pair(), 0.5, jax.random.key(n)) for n in range(400)])
+    assert len(np.unique(outs[:, 0, 0])) > 20
+    deviation = outs.std(axis=0) / 20
+    assert np.mean(np.abs(outs.mean(axis=0) - plain) < 3 * deviation) > 0.98
+    # What is dropped is an input of A: the change is one of 2^5 sums of its rows.
+    a, b = pair().values()
+    kept = np.array(np.meshgrid(*[[0, 2]] * 5)).reshape(5, -1).T
+    sums = (kept * x[0]) @ a @ b * 0.5
+    change = outs[:, 0] - base[0]
+    assert np.abs(change[:, None] - sums).max(axis=2).min(axis=1).max() < 1e-4
 
 
 def test_gradient_of_the_adapter_is_that_of_the_merged_weights(params):

@@ -5,7 +5,8 @@ import importlib.resources
 import jax
 import pytest
 
-from xrec_jax.language import decoder, generate, probes, tokenizers, weights
+from xrec_jax.language import decoder, probes, tokenizers, weights
+from xrec_jax.language.sampling import SamplingConfig
 
 
 @pytest.fixture(scope='module')
@@ -19,7 +20,7 @@ def test_it_copies_titles_and_names_attributes_of_the_target(tiny):
     model, params, tokenizer, _ = tiny
     held_out = probes.tell_many(1, 64, 6)
     texts = probes.write_reasons(model, params, tokenizer, held_out, jax.random.key(0),
-                                 generate.SamplingConfig(max_length=40, temperature=0.0))
+                                 SamplingConfig(max_length=40, temperature=0.0))
     figures = probes.probe_reasons(held_out, texts)
     assert figures['copies_title'] > 0.8
     assert figures['names_attribute'] == 0 or figures['attribute_is_the_targets'] > 0.8

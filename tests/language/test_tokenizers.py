@@ -77,6 +77,34 @@ def test_directory_without_tokenizer_is_an_error(tmp_path):
         load_tokenizer(tmp_path)
 
 
+@pytest.mark.parametrize('written, expected', [
+    (None, (2,)), ('{}', (2,)), ('{"eos_token_id": null}', (2,)), ('{"eos_token_id": 7}', (2, 7)),
+    ('{"eos_token_id": [9, 5, 2]}', (2, 5, 9))])
+def test_stop_tokens_are_those_of_the_generation_config_and_the_tokenizers(tokenizer, tmp_path, written, expected):
+    if written is not None:
+        (tmp_path / 'generation_config.json').write_text(written)
+    assert tokenizer.eos_token_id == 2
+    assert tokenizers.stop_ids(tokenizer, tmp_path) == expected
+
+
+@pytest.mark.parametrize('written, message', [
+    ('{"eos_token_id": [2', 'generation_config.json, line 1: not valid JSON'),
+    ('{"eos_token_id": "</s>"}', "eos_token_id='</s>' should be the id of a token"),
+    ('{"eos_token_id": [2, -1]}', r'eos_token_id=\[2, -1\] should be'), ('{"eos_token_id": true}', 'eos_token_id=True')])
+def test_damaged_stop_tokens_are_refused(tokenizer, tmp_path, written, message):
+    (tmp_path / 'generation_config.json').write_text(written)
+    with pytest.raises(UserError, match=message):
+        tokenizers.stop_ids(tokenizer, tmp_path)
+
+
+def test_a_model_that_nothing_ends_is_refused(tmp_path):
+    class NoEos:
+        eos_token_id = None
+
+    with pytest.raises(UserError, match='names a token that ends a text'):
+        tokenizers.stop_ids(NoEos(), tmp_path)
+
+
 def test_label_is_all_single_tokens_that_spell_it(tokenizer):
     vocabulary = tokenizer.get_vocab()
     ids = tokenizers.first_tokens(tokenizer, 'Yes')

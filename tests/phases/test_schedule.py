@@ -175,7 +175,7 @@ def test_prompts_show_attributes_as_the_config_says(language_model, tmp_path, at
     (lambda c: c.judge.scorers.update(ICL='lllm(icl)'), 'should be llm'),
     (lambda c: c.fit.training.update(monitor='acu'), 'Did you mean "auc"'),
     (lambda c: c.explain.update(splits=('tests',)), 'Did you mean "test"'),
-    (lambda c: c.generate.update(max_length=500), 'lower data.history_length'),
+    (lambda c: c.generate.update(max_length=500), 'room for 12 beside the response: lower generate.max_length'),
     (lambda c: c.fit.update(seeds=2), r'needs fit\(aug\) with seeds=1, not 2'),
 ])
 def test_bad_settings_are_refused_before_anything_is_computed(change, message, language_model, tmp_path):

@@ -23,20 +23,6 @@ def random_log_probs(seed, shape):
 
 
 @either
-def test_label_log_prob_is_the_probability_of_the_set(compiled):
-    log_probs = random_log_probs(0, (4, 9))
-    got = compiled(lambda x: rewards.label_log_prob(x, [2, 5, 5, 8]))(log_probs)
-    expected = np.exp(log_probs.astype(np.float64))[:, [2, 5, 8]].sum(1)
-    np.testing.assert_allclose(np.exp(got), expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize('token_ids', [[], [9], [-1, 2]])
-def test_label_log_prob_refuses_an_empty_set_and_ids_outside_the_vocabulary(token_ids):
-    with pytest.raises(ValueError, match='token_ids'):
-        jax.jit(lambda x: rewards.label_log_prob(x, token_ids))(jnp.zeros((4, 9)))
-
-
-@either
 @pytest.mark.parametrize('temperature', [0.5, 1.0, 2.0])
 def test_lc_score_of_logits_is_the_powered_share_of_yes(compiled, temperature):
     log_probs = random_log_probs(1, (50, 7)).astype(np.float64)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xrec_jax.errors import UserError
-from xrec_jax.language.weights import read_config, read_tensors
+from xrec_jax.language.checkpoint_files import read_config, read_tensors
 
 # Added to the attention scores of pads; finite, so that a row of pure padding stays finite.
 MASKED = -1e30

@@ -1,7 +1,8 @@
 """A decoder-only language model as a pure function of (params, adapter, tokens).
 
-The map, bottom up: `Attention` and `FeedForward` (of `Projection`s: matrices with optional LoRA
-pairs), `Block`, and `Decoder`, which scans one block over the layers. `config.py` says what shape.
+The map, bottom up: the norms, `Attention` and `FeedForward` (of `Projection`s: matrices with optional
+LoRA pairs; `experts.py` has the sparse kind), `Block`, and `Decoder`, which scans one block over the
+layers. `config.py` says what shape, `families/` which checkpoint has it.
 
 Two ways to run it:
   - whole sequences: `hidden, cache = model.apply(vars, tokens, positions, mask)`; the cache that
@@ -18,10 +19,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from xrec_jax.errors import UserError
 from xrec_jax.language.attention import Cache, attend
 from xrec_jax.language.config import DecoderConfig
-from xrec_jax.language.projection import Projection
+from xrec_jax.language.experts import SparseFeedForward
+from xrec_jax.language.projection import PROJECTION, Projection
+from xrec_jax.language.quantize import HEAD_SCALE
 from xrec_jax.language.rotary import rope_frequencies, rotate
+from xrec_jax.parallel.sharding import constrain, constrain_residual, look_up, spread_kv_heads
+
+ACTIVATIONS = {  # by Hugging Face's names
+    'silu': nn.silu,
+    'gelu': lambda x: nn.gelu(x, approximate=False),
+    'gelu_new': lambda x: nn.gelu(x, approximate=True),
+}
 
 
 class RMSNorm(nn.Module):
@@ -37,26 +48,50 @@ class RMSNorm(nn.Module):
         return (x * scale).astype(self.dtype)
 
 
+class LayerNorm(nn.Module):
+    eps: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x):
+        def param(name, init):
+            return self.param(name, nn.with_logical_partitioning(init, ('embed',)), (x.shape[-1],))
+
+        scale, bias = param('scale', nn.initializers.ones), param('bias', nn.initializers.zeros)
+        x = x.astype(jnp.float32)
+        x = x - jnp.mean(x, axis=-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
+        return (x * scale + bias).astype(self.dtype)
+
+
+NORMS = {'rms': RMSNorm, 'layer': LayerNorm}
+
+
 class Attention(nn.Module):
     config: DecoderConfig
     lora_scale: float
+    lora_dropout: float
 
     @nn.compact
-    def __call__(self, x, angles, mask, cache, layer, slot):
+    def __call__(self, x, positions, mask, cache, layer, slot):
         """x [B, S, D] → [B, S, D] and (k, v) of these positions, or the cache with them written."""
         config = self.config
         batch, length, _ = x.shape
 
         def project(name, heads, axis):
-            y = Projection(heads * config.head_dim, ('embed', axis), config.dtype, config.attention_bias,
-                           self.lora_scale, name=name)(x)
-            return y.reshape(batch, length, heads, config.head_dim).transpose(0, 2, 1, 3)
+            y = Projection(heads * config.head_dim, ('embed', axis), config.dtype,
+                           config.attention_bias or config.qkv_bias, self.lora_scale, self.lora_dropout,
+                           name=name)(x)
+            y = y.reshape(batch, length, heads, config.head_dim).transpose(0, 2, 1, 3)
+            return constrain(y, ('batch', axis, None, None), config.mesh)
 
         q = project('q_proj', config.num_heads, 'heads')
         k = project('k_proj', config.num_kv_heads, 'kv_heads')
         v = project('v_proj', config.num_kv_heads, 'kv_heads')
-        frequencies = rope_frequencies(config)
-        q, k = rotate(q, angles, frequencies), rotate(k, angles, frequencies)
+        if config.positions == 'rotary':
+            frequencies = rope_frequencies(config)
+            q, k = (rotate(y, positions, frequencies, config.rotary_interleaved) for y in (q, k))
+        k, v = spread_kv_heads(k, config.mesh), spread_kv_heads(v, config.mesh)
         written = Cache(k, v)
         if cache is not None:
             # Written in place: the cache is a loop carry, not a scanned input copied per layer.
@@ -64,24 +99,32 @@ class Attention(nn.Module):
             k, v = written.layer(layer)
         out = attend(q, k, v, mask).astype(config.dtype).transpose(0, 2, 1, 3)
         out = Projection(config.hidden_size, ('heads', 'embed'), config.dtype, config.attention_bias,
-                         self.lora_scale, name='o_proj')(out.reshape(batch, length, -1))
+                         self.lora_scale, self.lora_dropout, name='o_proj')(out.reshape(batch, length, -1))
         return out, written
 
 
 class FeedForward(nn.Module):
-    """SwiGLU: down(silu(gate(x)) · up(x))."""
+    """SwiGLU: down(silu(gate(x)) · up(x)); or, without gates, down(activation(up(x)))."""
 
     config: DecoderConfig
     lora_scale: float
+    lora_dropout: float
 
     @nn.compact
-    def __call__(self, x):
-        def project(name, features, axes):
-            return Projection(features, axes, self.config.dtype, lora_scale=self.lora_scale, name=name)
+    def __call__(self, x, activation):
+        config = self.config
 
-        gate = project('gate_proj', self.config.intermediate_size, ('embed', 'mlp'))(x)
-        up = project('up_proj', self.config.intermediate_size, ('embed', 'mlp'))(x)
-        return project('down_proj', self.config.hidden_size, ('mlp', 'embed'))(nn.silu(gate) * up)
+        def project(name, features, axes):
+            return Projection(features, axes, config.dtype, config.mlp_bias, self.lora_scale, self.lora_dropout,
+                              name=name)
+
+        if config.gated:
+            gate = project('gate_proj', config.intermediate_size, ('embed', 'mlp'))(x)
+            up = project('up_proj', config.intermediate_size, ('embed', 'mlp'))(x)
+            hidden = activation(gate) * up
+        else:
+            hidden = activation(project('up_proj', config.intermediate_size, ('embed', 'mlp'))(x))
+        return project('down_proj', config.hidden_size, ('mlp', 'embed'))(hidden)
 
 
 class Block(nn.Module):
@@ -89,77 +132,134 @@ class Block(nn.Module):
 
     config: DecoderConfig
     lora_scale: float
+    lora_dropout: float
 
     @nn.compact
-    def __call__(self, carry, layer, positions, mask, slot):
+    def __call__(self, carry, layer, positions, mask, window, slot):
         x, cache = carry
-        norm = lambda name: RMSNorm(self.config.rms_norm_eps, self.config.dtype, name=name)
-        attended, written = Attention(self.config, self.lora_scale, name='self_attn')(
+        config = self.config
+        norm = lambda name: NORMS[config.norm](config.rms_norm_eps, config.dtype, name=name)
+        if window is not None:
+            mask = mask & (window | (layer < config.first_window_layer))
+        attended, written = Attention(config, self.lora_scale, self.lora_dropout, name='self_attn')(
             norm('input_layernorm')(x), positions, mask, cache, layer, slot
         )
-        x = x + attended
-        x = x + FeedForward(self.config, self.lora_scale, name='mlp')(norm('post_attention_layernorm')(x))
+        decoding = cache is not None and x.shape[1] == 1
+        x = constrain_residual(x + attended, config.mesh, decoding)
+        if config.num_experts:
+            feed_forward = SparseFeedForward(config, name='mlp')
+        else:
+            feed_forward = FeedForward(config, self.lora_scale, self.lora_dropout, name='mlp')
+        x = x + feed_forward(norm('post_attention_layernorm')(x), ACTIVATIONS[config.activation])
+        x = constrain_residual(x, config.mesh, decoding)
         return ((x, None), written) if cache is None else ((x, written), None)
 
 
 class Decoder(nn.Module):
-    """The decoder. `lora_scale` is alpha / rank of the adapter that is passed, if one is."""
+    """The decoder. `lora_scale` (alpha / rank) and `lora_dropout` are those of the adapter that is passed, if one is;
+    nothing is dropped unless `apply` is given a 'dropout' rng."""
 
     config: DecoderConfig
     lora_scale: float = 1.0
+    lora_dropout: float = 0.0
 
     def setup(self):
         config = self.config
-        block = nn.remat(Block, prevent_cse=False) if config.remat else Block
+        block = Block
+        if config.remat:
+            kept = jax.checkpoint_policies.save_only_these_names(PROJECTION)
+            block = nn.remat(Block, prevent_cse=False, policy=kept if config.remat == 'projections' else None)
         self.layers = nn.scan(
             block,
             variable_axes={'params': 0, 'lora': 0},
-            split_rngs={'params': True},
-            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+            split_rngs={'params': True, 'dropout': True},
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
             length=config.num_layers,
             metadata_params={nn.PARTITION_NAME: 'layers'},
-        )(config, self.lora_scale)
+        )(config, self.lora_scale, self.lora_dropout)
         embed_init = nn.with_logical_partitioning(
             nn.initializers.normal(config.hidden_size**-0.5), ('vocab', 'embed'))
         self.embed_tokens = self.param('embed_tokens', embed_init, (config.vocab_size, config.hidden_size))
-        self.norm = RMSNorm(config.rms_norm_eps, config.dtype)
+        if config.positions == 'learned':
+            position_init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ('positions', 'embed'))
+            self.embed_positions = self.param(
+                'embed_positions', position_init, (config.max_position_embeddings, config.hidden_size))
+        self.norm = NORMS[config.norm](config.rms_norm_eps, config.dtype)
         if not config.tie_word_embeddings:
             head_init = nn.with_logical_partitioning(nn.initializers.lecun_normal(), ('embed', 'vocab'))
             self.lm_head = self.param('lm_head', head_init, (config.hidden_size, config.vocab_size))
 
-    def __call__(self, tokens, positions, mask, cache=None, slot=0, prefix_embeddings=None):
+    def __call__(self, tokens, positions, mask, cache=None, slot=0, prefix_embeddings=None, key_positions=None):
         """Runs the decoder.
 
         Args:
           tokens: int [B, S].
-          positions: int [B, K + S], rotary position of each slot (pads count for nothing: see
-            `positions_of`); K is the length of `prefix_embeddings`, else 0.
+          positions: int [B, K + S], position of each token (pads count for nothing: see `positions_of`);
+            K is the length of `prefix_embeddings`, else 0.
           mask: bool [B, T], which slots hold real tokens: each query sees those up to its own slot.
             T = K + S, or the cache's length. Or bool [B, K + S, T], exactly the slots that each query sees.
           cache: None for whole sequences; else the `Cache` to read and to write at `slot`.
           slot: int scalar, first slot that `tokens` occupy in the cache.
           prefix_embeddings: float [B, K, D], soft prompts before the tokens (RecPIE), or None.
+          key_positions: int [B, T], position of what each slot of the cache holds, these tokens among
+            them. Only a sliding window shorter than a cache asks for them, and only with a mask of
+            rank 3: with one of rank 2 slots lie in the order of positions.
 
         Returns:
           hidden [B, K + S, D] after the final norm, and the `Cache` (of T slots).
+
+        Raises:
+          UserError: more slots than a model with learned positions has positions.
         """
         config = self.config
-        x = jnp.take(self.embed_tokens, tokens, axis=0).astype(config.dtype)
+        x = look_up(self.embed_tokens, tokens, config.mesh).astype(config.dtype)
         if prefix_embeddings is not None:
             x = jnp.concatenate([prefix_embeddings.astype(config.dtype), x], axis=1)
-        if mask.ndim == 2:
-            query_slot = slot + jnp.arange(x.shape[1])
-            mask = (jnp.arange(mask.shape[1]) <= query_slot[:, None]) & mask[:, None, :]
-        (x, carried), written = self.layers((x, cache), jnp.arange(config.num_layers), positions, mask, slot)
+        if config.positions == 'learned':
+            if mask.shape[-1] > config.max_position_embeddings:
+                raise UserError(f'{mask.shape[-1]} slots (prompt and response), but this model has learned '
+                                f'{config.max_position_embeddings} positions; shorten the prompts or the responses.')
+            x = x + jnp.take(self.embed_positions, positions, axis=0).astype(config.dtype)
+        x = constrain_residual(x, config.mesh, cache is not None and x.shape[1] == 1)
+        mask, window = self._sight(x.shape[1], positions, mask, cache, slot, key_positions)
+        (x, carried), written = self.layers(
+            (x, cache), jnp.arange(config.num_layers), positions, mask, window, slot)
         return self.norm(x), written if cache is None else carried
+
+    def _sight(self, length, positions, mask, cache, slot, key_positions):
+        """What each query sees, bool [B, S, T], and the sliding window alone, or None without one."""
+        window, slots = self.config.sliding_window, jnp.arange(mask.shape[-1])
+        query_slot = slot + jnp.arange(length)
+        by_slot = mask.ndim == 2
+        if by_slot:
+            mask = (slots <= query_slot[:, None]) & mask[:, None, :]
+        if window is None or mask.shape[-1] <= window:
+            return mask, None
+        if by_slot:
+            return mask, query_slot[None, :, None] - slots < window
+        if cache is None:
+            key_positions = positions
+        elif key_positions is None:
+            raise ValueError('a sliding window over a cache, with a mask of rank 3, needs key_positions')
+        return mask, positions[:, :, None] - key_positions[:, None, :] < window
 
     def logits(self, hidden):
         """hidden [..., D] → logits float32 [..., V]."""
-        if self.config.tie_word_embeddings:
-            head = self.embed_tokens.T
-        else:
-            head = self.lm_head
-        return jnp.matmul(hidden, head.astype(self.config.dtype), preferred_element_type=jnp.float32)
+        head, scale = self.head()
+        head = head.T if self.config.tie_word_embeddings else head
+        one_token = hidden.ndim == 2  # of each row: then the states travel, not the matrix
+        if one_token:
+            hidden = constrain_residual(hidden, self.config.mesh, decoding=True)
+        logits = jnp.matmul(hidden, head, preferred_element_type=jnp.float32)
+        if one_token:
+            logits = constrain(logits, ('batch', 'vocab'), self.config.mesh)
+        return logits if scale is None else logits * scale
+
+    def head(self):
+        """The output matrix as it is stored, [V, D] if it is the embeddings', else [D, V]; and what the products of
+        each word count, float32 [V], or None for 1."""
+        head = self.embed_tokens if self.config.tie_word_embeddings else self.lm_head
+        return head.astype(self.config.dtype), self.get_variable('params', HEAD_SCALE)
 
 
 def positions_of(mask: jax.Array) -> jax.Array:
@@ -176,7 +276,8 @@ def init_params(key: jax.Array, config: DecoderConfig) -> dict:
 
 
 def abstract_params(config: DecoderConfig) -> dict:
-    """Shapes of the base weights, boxed with their logical axes; nothing is computed."""
+    """Shapes of the base weights, boxed with their logical axes; nothing is computed, no device is asked for."""
     tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
     mask = jax.ShapeDtypeStruct((1, 2), bool)
-    return jax.eval_shape(Decoder(config).init, jax.random.key(0), tokens, tokens, mask)['params']
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.eval_shape(Decoder(config).init, key, tokens, tokens, mask)['params']

@@ -5,7 +5,7 @@
 3. `attributes`, `attribute_answer`: the instruction for attribute prediction (eq. 5) and its JSON label
 4. `judge`, `judged`: two explanations of one instruction (eq. 4), and such a text taken apart again;
    `scores`: the prompt for human scores, of one explanation
-5. `chat`: the frame that a model expects around an instruction; `fitting`: the longest history that a context holds
+5. `chat`: the frame that a model expects around an instruction
 6. `parse`: a published instruction taken apart, so that it can be written again with other parts
 
 The words stand in `templates/llmxrec/`; those for films, news and games are the published ones byte for byte, slips
@@ -18,7 +18,7 @@ caller gives the history, oldest first.
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from xrec_jax.data.domains import GAMES, MOVIES, NEWS, Domain
@@ -219,7 +219,7 @@ def scores(instruction: str, explanation: str) -> str:
     return render('llmxrec/scores', instruction=instruction, explanation=explanation)
 
 
-# ------------------------------------------------------------------------------- frames and lengths
+# ---------------------------------------------------------------------------------------- frames
 
 ROLES = ('explain', 'judge')
 FRAMES = {  # name → template; LLaMA-2's is what the authors used, Alpaca's the usual one of instruction tuning
@@ -243,36 +243,6 @@ def chat(instruction: str, frame: str = 'plain', role: str = '') -> str:
     if frame != 'llama2' and role:
         instruction = f'{role}\n\n{instruction}'
     return instruction if FRAMES[frame] is None else render(FRAMES[frame], instruction=instruction, role=role)
-
-
-def fitting(write: Callable[[int], str], history: int, num_tokens: Callable[[str], int], most: int
-            ) -> tuple[str, int]:
-    """The text with the longest history that fits: the oldest items go first.
-
-    Args:
-      write: gives the text with the last n items; the longer the history, the longer the text.
-      history: n to begin with.
-      num_tokens: how long a text is.
-      most: what it may be at most.
-
-    Returns:
-      (text, the number of items that had to go). UserError where the text is too long without any history.
-    """
-    text = write(history)
-    if num_tokens(text) <= most:
-        return text, 0
-    low, high = -1, history  # a history of `low` items fits, one of `high` does not
-    while high - low > 1:
-        middle = (low + high) // 2
-        tried = write(middle)
-        if num_tokens(tried) <= most:
-            low, text = middle, tried
-        else:
-            high = middle
-    if low < 0:
-        raise UserError(f'a prompt has {num_tokens(write(0))} tokens without any history, and the context leaves '
-                        f'{most}; a model with a longer context is needed')
-    return text, history - low
 
 
 # ----------------------------------------------------------------------------------------- parsing

@@ -1,11 +1,8 @@
 """The language model as a policy: log-probs, entropies and values of given responses.
 
 One function, `evaluate`, serves the old policy, the new one and the reference (which is the same
-model without an adapter), so the first minibatch's ratio is exactly 1. `answer_log_probs` reads the
-distribution of the first token after a prompt, by which a frozen model is asked a question.
+model without an adapter), so the first minibatch's ratio is exactly 1.
 """
-
-import functools
 
 import chex
 import flax.struct
@@ -69,10 +66,3 @@ def evaluate(
         entropy=entropy_from_logits(logits),
         values=values,
     )
-
-
-@functools.partial(jax.jit, static_argnames=('model',))
-def answer_log_probs(model: Decoder, variables: dict, tokens: jax.Array, mask: jax.Array) -> jax.Array:
-    """Log-softmax over the vocabulary of the token after each left-padded prompt, float32 [B, V]."""
-    hidden, _ = model.apply(variables, jnp.where(mask, tokens, 0), positions_of(mask), mask)
-    return jax.nn.log_softmax(model.apply(variables, hidden[:, -1], method='logits'), axis=-1)

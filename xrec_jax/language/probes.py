@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xrec_jax.language import decoder, generate, policy, stories, tokenizers, tuning
+from xrec_jax.language import choices, decoder, generate, stories, tokenizers, tuning
 from xrec_jax.language.decoder import Decoder
+from xrec_jax.language.sampling import SamplingConfig
 from xrec_jax.metrics import attributes, ctr
 
 
@@ -69,7 +70,7 @@ def _batches(tokenizer, pairs: list[tuple[str, str]]):
 
 
 def write_reasons(model: Decoder, params: dict, tokenizer, held_out: list[stories.Story], key: jax.Array,
-                  sampling: generate.SamplingConfig) -> list[str]:
+                  sampling: SamplingConfig) -> list[str]:
     """One reason for each story, drawn from the model."""
     ids = tokenizers.encode_prompts(tokenizer, [story.explain_prompt for story in held_out])
     tokens, mask = tokenizers.pad(ids, -(-max(map(len, ids)) // 32) * 32, 'left')
@@ -77,7 +78,7 @@ def write_reasons(model: Decoder, params: dict, tokenizer, held_out: list[storie
     for start in range(0, len(ids), 64):
         responses = generate.generate(
             model, {'params': params}, jnp.asarray(tokens[start:start + 64]), jnp.asarray(mask[start:start + 64]),
-            jax.random.fold_in(key, start), sampling=sampling, eos_id=tokenizer.eos_token_id)
+            jax.random.fold_in(key, start), sampling=sampling, stop_ids=tokenizer.eos_token_id)
         texts += tokenizers.decode_responses(tokenizer, np.asarray(responses.tokens), np.asarray(responses.lengths))
     return texts
 
@@ -109,10 +110,10 @@ def answer_auc(model: Decoder, params: dict, tokenizer, held_out: list[stories.S
              for story, reason in zip(held_out, reasons)]
     ids = tokenizers.encode_prompts(tokenizer, asked)
     tokens, mask = tokenizers.pad(ids, -(-max(map(len, ids)) // 32) * 32, 'left')
-    yes, no = (tokenizers.first_tokens(tokenizer, word) for word in ('Yes', 'No'))
+    answers = [[(token,) for token in tokenizers.first_tokens(tokenizer, word)] for word in ('Yes', 'No')]
     scores = []
     for start in range(0, len(ids), 64):
-        log_probs = np.asarray(policy.answer_log_probs(
-            model, {'params': params}, tokens[start:start + 64], mask[start:start + 64]), np.float64)
-        scores.append(np.logaddexp.reduce(log_probs[:, yes], axis=1) - np.logaddexp.reduce(log_probs[:, no], axis=1))
+        log_probs = np.asarray(choices.score(
+            model, {'params': params}, tokens[start:start + 64], mask[start:start + 64], answers), np.float64)
+        scores.append(log_probs[:, 0] - log_probs[:, 1])
     return ctr.auc(np.array([story.label for story in held_out]), np.concatenate(scores))

@@ -4,16 +4,29 @@
 is written as its title, and with its attributes where a config asks for them: a language model of a
 few million parameters knows no film by its title. In a history each attribute can carry what the
 user thought of the item ("war disliked"), so that such a model need not look up the list's heading.
+
+A template may say which part of it is whose in a chat: `{% block system %}` for the system, `{% block user %}`
+for the user (as in `expctr/explain.jinja`); without blocks all of it is the user's. As plain text it is the whole
+either way.
 """
 
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jinja2
 
 from xrec_jax.errors import UserError, nearest
 
 OPINIONS = {True: 'liked', False: 'disliked'}
+
+
+class Prompt(NamedTuple):
+    """One prompt, for models of either kind: `chat.encode` takes what its tokenizer asks for."""
+
+    text: str  # the whole, as plain text
+    user: str  # in a chat: what the user says
+    system: str = ''  # in a chat: what the system says; '': nothing
 
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader('xrec_jax.language', 'templates'),
@@ -34,6 +47,16 @@ def _template(name: str) -> jinja2.Template:
 def render(name: str, **variables) -> str:
     """Fills the template `name` ('expctr/explain'); a variable that it needs and lacks is an error."""
     return _template(name).render(**variables)
+
+
+def render_roles(name: str, **variables) -> Prompt:
+    """Fills the template `name`, as a whole and by role."""
+    template, text = _template(name), render(name, **variables)
+    if 'user' not in template.blocks:
+        return Prompt(text=text, user=text)
+    context = template.new_context(variables)
+    part = lambda role: ''.join(template.blocks[role](context)) if role in template.blocks else ''
+    return Prompt(text=text, user=part('user'), system=part('system'))
 
 
 def item_text(title: str, attributes: Sequence[str], opinion: str = '') -> str:

@@ -1,15 +1,31 @@
-"""Rotary positions (Su et al. 2021, arXiv 2104.09864), with the scalings of LLaMA checkpoints."""
+"""Rotary positions (Su et al. 2021, arXiv 2104.09864), with the scalings of published checkpoints."""
+
+import dataclasses
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xrec_jax.language.config import DecoderConfig
+if TYPE_CHECKING:
+    from xrec_jax.language.config import DecoderConfig
 
 
-def rope_frequencies(config: DecoderConfig) -> np.ndarray:
-    """Angular frequency of each rotary pair, float32 [head_dim / 2]."""
-    exponent = np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3.1's frequency scaling, or plain linear position scaling (`kind`)."""
+
+    kind: str  # 'llama3' | 'linear'
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position_embeddings: int = 8192
+
+
+def rope_frequencies(config: 'DecoderConfig') -> np.ndarray:
+    """Angular frequency of each rotary pair, float32 [rotary dims / 2]."""
+    rotary_dim = config.rotary_dim or config.head_dim
+    exponent = np.arange(0, rotary_dim, 2, dtype=np.float64) / rotary_dim
     frequency = config.rope_theta**-exponent
     scaling = config.rope_scaling
     if scaling is None:
@@ -23,11 +39,23 @@ def rope_frequencies(config: DecoderConfig) -> np.ndarray:
     return (frequency * (kept + (1 - kept) / scaling.factor)).astype(np.float32)
 
 
-def rotate(x: jax.Array, positions: jax.Array, frequencies: np.ndarray) -> jax.Array:
-    """Rotates x [B, heads, S, d] by its positions [B, S]; halves paired as (i, i + d/2)."""
+def rotate(x: jax.Array, positions: jax.Array, frequencies: np.ndarray, interleaved: bool = False) -> jax.Array:
+    """Rotates the first dims of x [B, heads, S, d], two for each frequency, by its positions [B, S].
+
+    Pairs are (i, i + n) of the n frequencies, or (2 i, 2 i + 1) where `interleaved`; dims behind them stay.
+    """
     # float32 throughout: bfloat16 rounds position 257 to 256.
     angles = positions[:, None, :, None].astype(jnp.float32) * frequencies
     cos, sin = jnp.cos(angles), jnp.sin(angles)
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return rotated.astype(x.dtype)
+    turned, kept = jnp.split(x, [2 * len(frequencies)], axis=-1)
+    turned = turned.astype(jnp.float32)
+    if interleaved:
+        first, second = turned[..., ::2], turned[..., 1::2]
+    else:
+        first, second = jnp.split(turned, 2, axis=-1)
+    turned = (first * cos - second * sin, second * cos + first * sin)
+    if interleaved:
+        turned = jnp.stack(turned, axis=-1).reshape(*x.shape[:-1], -1)
+    else:
+        turned = jnp.concatenate(turned, axis=-1)
+    return jnp.concatenate([turned.astype(x.dtype), kept], axis=-1)

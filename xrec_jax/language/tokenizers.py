@@ -4,6 +4,7 @@ Prompts are padded on the left and responses on the right, and masks come from l
 `ids != pad` (the pad id often is the EOS id).
 """
 
+import json
 import os
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -29,6 +30,35 @@ def load_tokenizer(directory: str | os.PathLike) -> Tokenizer:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def stop_ids(tokenizer: Tokenizer, directory: str | os.PathLike) -> tuple[int, ...]:
+    """The tokens that end a response, ascending: `eos_token_id` of generation_config.json, and the tokenizer's EOS.
+
+    Chat models name several there (end of text, end of turn). The tokenizer's own EOS is always among them,
+    since responses that a model is tuned on are closed by it.
+
+    Raises:
+      UserError: a generation_config.json that is no JSON, or ids that are no whole numbers, or no EOS at all.
+    """
+    path = pathlib.Path(directory) / 'generation_config.json'
+    named = None
+    if path.exists():
+        try:
+            named = json.loads(path.read_text())['eos_token_id']
+        except json.JSONDecodeError as error:
+            raise UserError(f'{path}, line {error.lineno}: not valid JSON ({error.msg}).') from None
+        except KeyError:
+            pass
+    ids = [] if named is None else named if isinstance(named, list) else [named]
+    if not all(type(one) is int and one >= 0 for one in ids):
+        raise UserError(f'{path}: eos_token_id={named!r} should be the id of a token, or a list of ids.')
+    if tokenizer.eos_token_id is not None:
+        ids = [*ids, tokenizer.eos_token_id]
+    if not ids:
+        raise UserError(f'{directory}: neither generation_config.json nor tokenizer_config.json names a token that '
+                        'ends a text (eos_token_id, eos_token).')
+    return tuple(sorted(set(ids)))
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:

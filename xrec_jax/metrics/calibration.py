@@ -7,9 +7,9 @@ _HIGHEST = 1e3  # 1 / T: odds that are always right would want an infinite one
 
 
 def log_loss(odds: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """Mean nats of labels bool [N] under the probabilities sigmoid(odds [N])."""
+    """Mean nats of labels bool [N] under the probabilities sigmoid(odds [N]); NaN odds are left out."""
     odds, labels = np.asarray(odds, np.float64), np.asarray(labels, bool)
-    return float(np.mean(np.logaddexp(0, np.where(labels, -odds, odds))))
+    return float(np.nanmean(np.logaddexp(0, np.where(labels, -odds, odds))))
 
 
 def fit_temperature(odds: npt.ArrayLike, labels: npt.ArrayLike) -> float:

@@ -20,7 +20,7 @@ import numpy as np
 
 from xrec_jax.errors import UserError, nearest
 from xrec_jax.language import generate, lora, policy
-from xrec_jax.language.decoder import Decoder
+from xrec_jax.language.decoder import Decoder, abstract_params
 from xrec_jax.parallel import sharding
 from xrec_jax.phases import fit_predictor, writing
 from xrec_jax.phases.task import Task
@@ -66,14 +66,16 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
     # The optimizer starts afresh with each phase: its moments belong to another reward.
     params = {'lora': state.adapter, 'value_head': state.value_head}
     if state.adapter is None:
-        params = {'lora': lora.init_adapter(key, task.language.params, task.language.lora),
-                  'value_head': policy.init_value_head(task.language.model.config.hidden_size)}
+        params['lora'] = lora.init_adapter(key, task.language.params, task.language.lora)
+    if state.value_head is None:
+        params['value_head'] = policy.init_value_head(task.language.model.config.hidden_size)
     update_config = update.UpdateConfig(**settings.learner.to_dict())
-    learner = sharding.replicate({
+    model = task.language.model.config
+    learner = sharding.place_learner({
         'params': params,
         'opt_state': update.make_optimizer(update_config).init(params),
         'kl_coef': jnp.float32(settings.kl_coef),
-    }, task.mesh)
+    }, abstract_params(model), task.mesh, model.units)
 
     writer = ExplanationWriter(task.workdir, phase)
     with Checkpoints(task.workdir / 'checkpoints' / phase) as checkpoints:
@@ -96,7 +98,7 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
             writer.finish()
     progress.say(summary(task, phase, settings))
     params = learner['params']
-    return state.replace(adapter=params['lora'], value_head=params['value_head'],
+    return state.replace(adapters=state.adapters | {'policy': params['lora']}, value_head=params['value_head'],
                          explanations=state.explanations | {phase: writer.path})
 
 
@@ -137,7 +139,7 @@ def iterate(task: Task, state: RunState, settings, learner: dict, writer: Explan
               'responses': responses.tokens, 'response_mask': responses.mask}
     scored = score(task.language.model, task.language.params, learner['params'], inputs,
                    temperature=task.config.generate.temperature,
-                   num_chunks=settings.rollout_size // settings.learner.microbatch_size)
+                   num_chunks=settings.rollout_size // settings.learner.microbatch_size, reference=state.reference)
     with watch('reward'):
         raw, columns = REWARDS[settings.reward](task, state, settings, rows, texts)
     with watch('log_probs'):
@@ -212,15 +214,18 @@ def constrainer(mesh: jax.sharding.Mesh) -> Callable:
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'temperature', 'num_chunks'))
-def score(model: Decoder, base: dict, params: dict, inputs: dict, *, temperature: float, num_chunks: int) -> dict:
-    """Log-probs of policy and reference, and values, all [B, R], `B / num_chunks` rows at a time."""
+def score(model: Decoder, base: dict, params: dict, inputs: dict, *, temperature: float, num_chunks: int,
+          reference: dict | None = None) -> dict:
+    """Log-probs of policy and reference (the base model, or it with the adapter `reference`), and values, all [B, R],
+    `B / num_chunks` rows at a time."""
+    frozen = {'params': base} | ({} if reference is None else {'lora': reference})
 
     def chunk(inputs):
         batch = (inputs['prompts'], inputs['prompt_mask'], inputs['responses'], inputs['response_mask'])
         ours = policy.evaluate(model, {'params': base, 'lora': params['lora']}, *batch,
                                temperature=temperature, value_head=params['value_head'])
-        reference = policy.evaluate(model, {'params': base}, *batch, temperature=temperature)
-        return {'log_probs': ours.log_probs, 'values': ours.values, 'ref_log_probs': reference.log_probs}
+        theirs = policy.evaluate(model, frozen, *batch, temperature=temperature)
+        return {'log_probs': ours.log_probs, 'values': ours.values, 'ref_log_probs': theirs.log_probs}
 
     # Interleaved (row r into chunk r mod n), so that each chunk stays spread over the devices.
     split = jax.tree.map(lambda x: x.reshape(-1, num_chunks, *x.shape[1:]).swapaxes(0, 1), inputs)

@@ -18,6 +18,7 @@ from xrec_jax.errors import UserError, nearest
 from xrec_jax.language import endpoint as endpoints, slots, tokenizers
 from xrec_jax.phases import requests, writing
 from xrec_jax.phases.requests import Requests
+from xrec_jax.phases.settings import settings_of
 from xrec_jax.phases.task import Task
 from xrec_jax.runs import progress
 from xrec_jax.runs.explanations import ExplanationWriter, read_explanations
@@ -55,7 +56,7 @@ def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str
     if settings.writer == 'endpoint':
         endpoints.endpoint(settings.endpoint.to_dict())
     if settings.writer == 'model' and settings.adapter and not any(
-            task.config.get(entry[5:-1], {}).get('adapter', task.config.tune.adapter) == settings.adapter
+            settings_of(task.config, 'tune', entry[5:-1]).adapter_name == settings.adapter
             for entry in earlier if entry.startswith('tune(')):
         raise UserError(f'explain({settings.name}).adapter: no phase tune before it makes the adapter '
                         f'"{settings.adapter}"; "" writes with the base model.')

@@ -13,7 +13,6 @@ import csv
 import datetime
 import importlib.metadata
 import io
-import json
 import pathlib
 from collections.abc import Sequence
 
@@ -34,6 +33,7 @@ from xrec_jax.phases.task import Task
 from xrec_jax.runs import progress
 from xrec_jax.runs.files import write_whole
 from xrec_jax.runs.state import RunState
+from xrec_jax.runs.summary import update_summary
 
 OTHERS = {'pairs': judge_pairs, 'attributes': judge_attributes}  # what needs no scorers
 
@@ -51,23 +51,15 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
         figures = {settings.name: OTHERS[settings.task].run(task, state, phase, settings)}
     else:
         figures = _scored(task, state, settings)
-    path = write_summary(task, state, figures)
-    progress.say(f'{phase}: written to {path}')
-    return state
-
-
-def write_summary(task: Task, state: RunState, figures: dict) -> pathlib.Path:
-    """Adds `figures` to `summary.json`, beside those of the run's other phases `judge`."""
-    path = task.workdir / 'summary.json'
-    summary = (json.loads(path.read_text()) if path.exists() else {}) | figures | {
+    path = update_summary(task.workdir, figures | {
         'seed': task.seed,
         'device': f'{jax.device_count()} × {jax.devices()[0].device_kind}',
         'versions': {name: importlib.metadata.version(name) for name in ('jax', 'flax', 'optax', 'transformers')},
         'seconds': state.seconds,
         'finished': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
-    }
-    write_whole(path, lambda partial: partial.write_text(json.dumps(summary, indent=1, allow_nan=True) + '\n'))
-    return path
+    })
+    progress.say(f'{phase}: written to {path}')
+    return state
 
 
 def _scored(task: Task, state: RunState, settings: ml_collections.ConfigDict) -> dict:
@@ -80,6 +72,7 @@ def _scored(task: Task, state: RunState, settings: ml_collections.ConfigDict) ->
         'positive_rate': {split: protocols.positive_rate(rows) for split, rows in task.examples.items()},
         'unseen_in_training': {split: scorers.unseen(task, split) for split in SPLITS},
         'fallbacks': fallbacks,
+        'shortened_prompts': task.shortened,
         'named_decisive_attribute': {
             side: {split: named_share(task, split, texts[side][split]) for split in SPLITS} for side in sides} or None,
     }

@@ -104,7 +104,7 @@ def _ask(task: Task, state: RunState, settings: ml_collections.ConfigDict, adapt
         return instructions.chat(instructions.attributes(wanted.recommendations[n], name, length), frame)
 
     lengths = [min(settings.history, len(one.history)) for one in wanted.recommendations]
-    rows, _ = requests.shortened(task.language.tokenizer, write, lengths, most)
+    rows = requests.fitted(task.language.tokenizer, write, lengths, most).ids
     tokens, mask = tokenizers.pad(rows, -(-max(map(len, rows)) // 32) * 32, 'left')
     responses, _ = slots.generate_queue(
         task.language.model, task.language.variables(state.adapters[adapter] if adapter else None), tokens, mask,

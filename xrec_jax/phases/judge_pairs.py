@@ -11,7 +11,7 @@ in judgements/<phase>.parquet, and a stopped run goes on from its last part.
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import ml_collections
@@ -29,6 +29,7 @@ from xrec_jax.metrics import judging, pairwise
 from xrec_jax.metrics.calibration import fit_temperature, log_loss
 from xrec_jax.parallel import sharding
 from xrec_jax.phases import requests
+from xrec_jax.phases.settings import settings_of
 from xrec_jax.phases.task import Task
 from xrec_jax.runs import progress
 from xrec_jax.runs.explanations import read_explanations
@@ -56,48 +57,53 @@ class Question(NamedTuple):
 def run(task: Task, state: RunState, phase: str, settings: ml_collections.ConfigDict) -> dict:
     """Judges, prints the tables, and returns their figures for `summary.json`."""
     judge = Judge(task, state, settings)
-    _, validation = tuning_pairs(settings.pairs)
+    _, validation = tuning_pairs(task)
     odds = judge.log_odds(questions(validation), f'{phase}, calibrating')
     temperature = fit_temperature(odds, [pair.label == 1 for pair in validation])
     result = {'temperature': temperature, 'validation': accuracy(validation, odds / temperature)}
-    if settings.pairs.test:
-        held_out = judge_pairs.both_orders(judge_pairs.read_pairs(settings.pairs.test))
+    if task.config.judge_pairs.test:
+        held_out = judge_pairs.both_orders(judge_pairs.read_pairs(task.config.judge_pairs.test))
         odds = judge.log_odds(questions(held_out), f'{phase}, held-out pairs')
         result['held_out'] = accuracy(held_out, odds / temperature)
     progress.CONSOLE.print(accuracy_table(phase, result))
     if settings.generators:
         table = compare(task, state, phase, settings, judge)
-        names = list(settings.generators)
+        names = [title for title, _ in settings.generators]
         result['generators'] = {group: pairwise.report(verdicts_of(table, group, names), names, seed=task.seed)
                                 for group in table['group'].unique().to_pylist()}
         for group, report in result['generators'].items():
             progress.CONSOLE.print(comparison_table(phase, group, report))
     if judge.dropped:
         progress.say(f'{phase}: {judge.dropped:,} items of history left out of the judge\'s prompts, which were too long')
-    return result | {'history_left_out': judge.dropped}
+    if judge.too_long:
+        progress.say(f'{phase}: {judge.too_long:,} questions were too long even without history and were not asked')
+    return result | {'history_left_out': judge.dropped, 'too_long': judge.too_long}
 
 
 def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str]) -> None:
     """UserError where the judge or an explanation is not there by then, or the pairs cannot be read."""
     sharding.check_batch('judge.batch_size', settings.batch_size, task.mesh)
     instructions.parts(task.config.judge_prompt.parts.to_dict())
-    for name in settings.generators.values():
+    for _, name in settings.generators:
         if f'explain({name})' not in earlier:
             raise UserError(f'schedule: judge({settings.name}) compares explain({name}), which is not before it.')
-    sources = {task.config.get(name, {}).get('requests', task.config.explain.requests).to_dict().__repr__()
-               for name in settings.generators.values()}
+    sources = {repr(settings_of(task.config, 'explain', name).requests.to_dict()) for _, name in settings.generators}
     if len(sources) > 1:
         raise UserError(f'judge({settings.name}): its generators explain different requests and cannot be compared; give '
                         'their explain phases the same "requests".')
-    tuning_pairs(settings.pairs)
-    if settings.pairs.test:
-        judge_pairs.read_pairs(settings.pairs.test)
+    tuning_pairs(task)
+    if task.config.judge_pairs.test:
+        judge_pairs.read_pairs(task.config.judge_pairs.test)
 
 
-def tuning_pairs(settings: ml_collections.ConfigDict) -> tuple[list[Pair], list[Pair]]:
-    """The pairs that the judge is tuned on, and those it is validated on, each pair in both orders."""
+def tuning_pairs(task: Task) -> tuple[list[Pair], list[Pair]]:
+    """The pairs of `config.judge_pairs.train` that the judge is tuned on, and those it is validated on.
+
+    Each pair stands in both orders; no instruction is in both parts.
+    """
+    settings = task.config.judge_pairs
     pairs, _ = judge_pairs.resolved(judge_pairs.read_pairs(settings.train))
-    training, validation = judge_pairs.split(pairs, settings.valid_share, settings.seed)
+    training, validation = judge_pairs.split(pairs, settings.valid_share, task.seed)
     return judge_pairs.both_orders(training), judge_pairs.both_orders(validation)
 
 
@@ -105,8 +111,8 @@ def questions(pairs: Sequence[Pair]) -> list[Question]:
     return [Question(instructions.parse(pair.instruction), pair.first, pair.second) for pair in pairs]
 
 
-def prompts(task: Task, asked: Sequence[Question], most: int) -> tuple[list[list[int]], int]:
-    """Token ids of the judge's prompts, of at most `most` tokens, and how many items of history had to go."""
+def writer(task: Task, asked: Sequence[Question]) -> tuple[Callable[[int, int], str], list[int]]:
+    """A function that gives the judge's prompt n with so many items of history, and the longest histories."""
     settings = task.config.judge_prompt
     parts = instructions.parts(settings.parts.to_dict())
     role = instructions.role('judge') if settings.role else ''
@@ -116,8 +122,7 @@ def prompts(task: Task, asked: Sequence[Question], most: int) -> tuple[list[list
         instruction = instructions.explain(recommendation, dataclasses.replace(parts, history=length))
         return instructions.chat(instructions.judge(instruction, first, second), settings.frame, role)
 
-    lengths = [min(parts.history, len(one.recommendation.history)) for one in asked]
-    return requests.shortened(task.language.tokenizer, write, lengths, most)
+    return write, [min(parts.history, len(one.recommendation.history)) for one in asked]
 
 
 class Judge:
@@ -128,19 +133,23 @@ class Judge:
         self._variables = task.language.variables(state.adapters[settings.adapter])
         self._answers = [choices.spellings(task.language.tokenizer, word) for word in ('1', '2')]
         self._most = task.language.model.config.max_position_embeddings
-        self.dropped = 0
+        self.dropped = 0  # items of history that had no place
+        self.too_long = 0  # questions that had none even without history: not asked
 
     def log_odds(self, asked: Sequence[Question], title: str | None = None) -> np.ndarray:
-        """log p("1") - log p("2") of each question, float64 [M]; with a progress bar of that title."""
-        rows, dropped = prompts(self._task, asked, self._most)
-        self.dropped += dropped
+        """log p("1") - log p("2") of each question, float64 [M], NaN where it is too long; with a bar of that title."""
+        fitted = requests.fitted(self._task.language.tokenizer, *writer(self._task, asked), self._most, strict=False)
+        rows = fitted.ids
+        self.dropped += int(fitted.dropped.sum())
+        self.too_long += int((fitted.kept < 0).sum())
         # Together those that are about as long: few widths are compiled, and little is padded.
         widths = np.array([-(-len(row) // 64) * 64 for row in rows])
+        widths[fitted.kept < 0] = 0  # not asked
         order = np.argsort(widths, kind='stable')
-        odds = np.empty(len(rows))
+        odds = np.full(len(rows), np.nan)
         bar = progress.bar(title, len(rows), 0, 'questions') if title else contextlib.nullcontext(lambda count: None)
         with bar as advance:
-            for width in np.unique(widths):
+            for width in np.unique(widths[widths > 0]):
                 alike = order[widths[order] == width]
                 for start in range(0, len(alike), self._size):
                     chosen = alike[start:start + self._size]
@@ -166,15 +175,14 @@ def compare(task: Task, state: RunState, phase: str, settings: ml_collections.Co
     writer = PartsWriter(task.workdir / 'judgements' / f'{phase}.parquet', SCHEMA)
     if writer.finished:
         return pq.read_table(writer.path)
-    names = list(settings.generators)
+    names = [title for title, _ in settings.generators]
     texts = {}
-    for name in names:
-        path = [path for done, path in state.explanations.items()
-                if done.endswith(f'-explain-{settings.generators[name]}')][-1]
+    for name, written in settings.generators:
+        path = [path for done, path in state.explanations.items() if done.endswith(f'-explain-{written}')][-1]
         for row in read_explanations(path).select(['group', 'example', 'text']).to_pylist():
             if row['text']:  # an empty explanation is compared with none
                 texts[name, row['group'], row['example']] = row['text']
-    wanted = requests.make(task, state, task.config.get(settings.generators[names[0]]).requests)
+    wanted = requests.make(task, state, settings_of(task.config, 'explain', settings.generators[0][1]).requests)
     rows = range(len(wanted)) if not settings.max_requests else _spread(wanted.group, settings.max_requests)
     asked = [(row, first, second) for row in rows for first in names for second in names
              if first != second and all((name, wanted.group[row], row) in texts for name in (first, second))]

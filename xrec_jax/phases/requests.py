@@ -8,15 +8,16 @@ tuned on, with the oldest of the history left out where it does not fit.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import ml_collections
 import numpy as np
 
 from xrec_jax.errors import UserError, nearest
-from xrec_jax.language import instructions
+from xrec_jax.language import chat, instructions
 from xrec_jax.language.instructions import Recommendation
 from xrec_jax.language.material import recorded as records
+from xrec_jax.language.tokenizers import Tokenizer
 from xrec_jax.phases import fit_ranking
 from xrec_jax.phases.task import Task
 from xrec_jax.recommenders import ranking
@@ -134,8 +135,8 @@ def prompts(task: Task, requests: Requests, most: int) -> tuple[list[list[int]],
 
     The frame and the parts are `config.prompt`'s; the target is never left out.
     """
-    write, lengths = _writer(task, requests)
-    return shortened(task.language.tokenizer, write, lengths, most)
+    result = fitted(task.language.tokenizer, *_writer(task, requests), most)
+    return result.ids, int(result.dropped.sum())
 
 
 def texts(task: Task, requests: Requests) -> list[str]:
@@ -169,29 +170,14 @@ def _writer(task: Task, requests: Requests) -> tuple[Callable[[int, int], str], 
     return write, lengths
 
 
-def shortened(tokenizer, write: Callable[[int, int], str], lengths: list[int], most: int
-              ) -> tuple[list[list[int]], int]:
-    """Tokens of N texts, with as much of their histories as fits into `most` tokens.
+def fitted(tokenizer: Tokenizer, write: Callable[[int, int], str], longest: Sequence[int], most: int,
+           strict: bool = True) -> chat.Fitted:
+    """Token ids of N prompts with as much of their histories as fits into `most` tokens.
 
-    `write(n, length)` gives text n with the latest `length` items; `lengths` [N] are the longest. All texts are
-    tokenised whole first; those that are too long are then shortened together, halving the search each time.
+    `write(n, length)` gives prompt n with the latest `length` items of its history, of `longest[n]` at most; `strict` is
+    `chat.fit`'s.
     """
-    ids = tokenizer([write(n, length) for n, length in enumerate(lengths)])['input_ids']
-    open_ = {n: (-1, lengths[n]) for n, row in enumerate(ids) if len(row) > most}  # fits with low, not with high
-    dropped = 0
-    while open_:
-        middles = {n: (low + high) // 2 for n, (low, high) in open_.items() if high - low > 1}
-        for n in [n for n in open_ if n not in middles]:
-            low, high = open_.pop(n)
-            if low < 0:
-                raise UserError(f'A prompt is longer than {most} tokens even without any history: a model with a longer '
-                                'context is needed, or a shorter generate.max_length.')
-            dropped += lengths[n] - low
-        if middles:
-            tried = tokenizer([write(n, middle) for n, middle in middles.items()])['input_ids']
-            for (n, middle), row in zip(middles.items(), tried):
-                low, high = open_[n]
-                open_[n] = (middle, high) if len(row) <= most else (low, middle)
-                if len(row) <= most:
-                    ids[n] = row
-    return ids, dropped
+    def ids(rows: np.ndarray, kept: np.ndarray) -> list[list[int]]:
+        return tokenizer([write(n, length) for n, length in zip(rows.tolist(), kept.tolist())])['input_ids']
+
+    return chat.fit(ids, np.asarray(longest), most, strict)

@@ -16,12 +16,15 @@ from types import ModuleType
 import ml_collections
 
 from xrec_jax.errors import UserError, nearest
-from xrec_jax.phases import align, explain, fit, judge
+from xrec_jax.phases import align, explain, fit, judge, tune
+from xrec_jax.phases.settings import settings_of
 from xrec_jax.phases.task import Task
+from xrec_jax.runs import progress
 from xrec_jax.runs.state import RunState
 
-VERBS: dict[str, ModuleType] = {'fit': fit, 'align': align, 'explain': explain, 'judge': judge}
-WRITING = ('align', 'explain')  # verbs that need the language model
+VERBS: dict[str, ModuleType] = {'fit': fit, 'tune': tune, 'align': align, 'explain': explain, 'judge': judge}
+WRITING = ('align', 'explain')  # verbs that write to the examples' prompts
+LANGUAGE = ('tune', *WRITING)  # verbs that need the language model
 
 
 def parse(config: ml_collections.ConfigDict) -> list[tuple[str, str, ml_collections.ConfigDict]]:
@@ -34,34 +37,26 @@ def parse(config: ml_collections.ConfigDict) -> list[tuple[str, str, ml_collecti
         verb, name = parts.groups()
         if verb not in VERBS:
             raise UserError(f'schedule: "{verb}" in "{entry}" is no verb.{nearest(verb, VERBS)}')
-        settings = ml_collections.ConfigDict(config.get(verb, {}))
-        settings = _overlaid(settings, config.get(name, {}), f'config.{name}', f'config.{verb}')
-        settings.name = name
-        phases.append((f'{index:02}-{verb}-{name}', verb, settings))
+        phases.append((f'{index:02}-{verb}-{name}', verb, settings_of(config, verb, name)))
     return phases
-
-
-def _overlaid(settings: ml_collections.ConfigDict, own: ml_collections.ConfigDict, where: str, above: str
-              ) -> ml_collections.ConfigDict:
-    """`settings` with those of `own` in their place, group by group; a group with a name, as `model`, as a whole."""
-    result = settings.to_dict()
-    for key, value in own.items():
-        if key not in settings:
-            raise UserError(f'schedule: "{key}" of {where} is no setting of {above}.{nearest(key, settings.keys())}')
-        group = isinstance(value, ml_collections.ConfigDict) and 'name' not in value
-        result[key] = _overlaid(settings[key], value, f'{where}.{key}', f'{above}.{key}') if group else value
-    return ml_collections.ConfigDict(result)
 
 
 def check_schedule(task: Task) -> None:
     """Refuses, with a UserError, a schedule or settings that cannot work; computes nothing."""
     for index, (_, verb, settings) in enumerate(parse(task.config)):
-        if verb in WRITING and not task.language:
+        if verb in LANGUAGE and not task.language:
             raise UserError(f'schedule: {verb}({settings.name}) needs a language model, and the config has no '
                             '"language".')
         VERBS[verb].check(task, settings, task.config.schedule[:index])
-    if task.language:
-        task.prompt_width  # noqa: B018  (refuses prompts that are too long)
+    say_shortened(task)
+
+
+def say_shortened(task: Task) -> None:
+    """Says how many prompts lost history to the context; UserError where one is too long without any."""
+    for split, lost in task.shortened.items():
+        if lost['prompts']:
+            progress.say(f'{split}: {lost["prompts"]:,} of {len(task.examples[split].user):,} prompts were too long for '
+                         f'the context and lost their oldest history items, {lost["items"]:,} in all')
 
 
 def run_schedule(task: Task) -> RunState:

@@ -17,14 +17,15 @@ import numpy as np
 
 from xrec_jax.data import catalog, filters, protocols, tables
 from xrec_jax.errors import UserError
-from xrec_jax.language import decoder, lora, prompts, tokenizers, weights
+from xrec_jax.language import chat, decoder, lora, prompts, quantize, tokenizers, weights
 from xrec_jax.language.encoders import Encoder, load_encoder
-from xrec_jax.parallel import mesh as meshes, sharding
+from xrec_jax.parallel import mesh as meshes
 from xrec_jax.recommenders import fields as predictor_fields
 from xrec_jax.runs.metrics_writer import MetricsWriter
 
 ATTRIBUTES = ('judged', 'named', 'none')  # how prompts show them: `prompts.item_text`
 DATASET_KEYS = ('name', 'data_dir', 'options', 'filters', 'on_bad_row', 'protocol')  # of config.data
+REMAT = {'none': False, 'projections': 'projections', 'all': True}  # `DecoderConfig.remat`; also False and True
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 
@@ -38,14 +39,11 @@ class Language:
     lora: lora.LoraConfig
     yes: tuple[int, ...]  # first tokens that spell "Yes", ExpCTR eq. 8
     no: tuple[int, ...]
+    stop_ids: tuple[int, ...]  # tokens that end a response
 
     def variables(self, adapter: dict | None) -> dict:
         """For `model.apply`: the base model, or it with an adapter."""
         return {'params': self.params} | ({} if adapter is None else {'lora': adapter})
-
-    @property
-    def eos_id(self) -> int:
-        return self.tokenizer.eos_token_id
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # by identity, so that methods can be cached
@@ -54,7 +52,7 @@ class Task:
     workdir: pathlib.Path
     mesh: jax.sharding.Mesh
     metrics: MetricsWriter
-    dataset: tables.Dataset
+    dataset: tables.Dataset | None  # None: a config without `data`, for runs that only tune
     examples: dict[str, protocols.Examples]  # by split
     language: Language | None  # None: a config without `language`, for runs of predictors alone
 
@@ -94,50 +92,67 @@ class Task:
 
         Returns tokens int32 [N, P], mask bool [N, P]; P is the same for all splits.
         """
-        return tokenizers.pad(self._prompt_ids[split], self.prompt_width, 'left')
+        return tokenizers.pad(self._fitted[split].ids, self.prompt_width, 'left')
 
     @functools.cached_property
-    def _prompt_ids(self) -> dict[str, list[list[int]]]:
-        return {split: tokenizers.encode_prompts(self.language.tokenizer, self.prompt_texts(split))
-                for split in self.examples}
+    def _fitted(self) -> dict[str, chat.Fitted]:
+        """The prompts of each split, with as much of their histories as the context holds beside a response."""
+        limit = self.language.model.config.max_position_embeddings - self.config.generate.max_length
+        write = lambda split, rows, kept: chat.encode(self.language.tokenizer, self._prompts(split, rows, kept))
+        return {split: chat.fit(functools.partial(write, split), (examples.history >= 0).sum(axis=1), limit)
+                for split, examples in self.examples.items()}
+
+    @functools.cached_property
+    def shortened(self) -> dict[str, dict[str, int]]:
+        """By split: how many prompts were too long for the context, and how many items their histories lost; {} in
+        runs that write no explanations of examples."""
+        if not self.language or 'explain' not in self.config.get('prompt', ()):
+            return {}
+        return {split: {'prompts': int((fitted.dropped > 0).sum()), 'items': int(fitted.dropped.sum())}
+                for split, fitted in self._fitted.items()}
 
     @functools.cached_property
     def prompt_width(self) -> int:
-        """Tokens of the longest prompt, rounded up to 32."""
-        longest = max(len(row) for rows in self._prompt_ids.values() for row in rows)
-        width = -(-longest // 32) * 32
-        limit = self.language.model.config.max_position_embeddings
-        if width + self.config.generate.max_length > limit:
-            raise UserError(f'The longest prompt has {longest} tokens, and with generate.max_length='
-                            f'{self.config.generate.max_length} it exceeds the {limit} positions of the model: '
-                            f'lower data.history_length (now {self.config.data.history_length}).')
-        return width
+        """Tokens of the longest prompt, rounded up to 32 where the context allows it."""
+        longest = max(len(row) for fitted in self._fitted.values() for row in fitted.ids)
+        limit = self.language.model.config.max_position_embeddings - self.config.generate.max_length
+        return min(-(-longest // 32) * 32, limit)
 
     def prompt_texts(self, split: str) -> list[str]:
-        """The prompts for a reason, one an example."""
-        examples = self.examples[split]
-        past = {good: self._item_texts(opinion if self.config.prompt.attributes == 'judged' else '')
-                for good, opinion in prompts.OPINIONS.items()}
-        texts = []
-        for item, history, liked in zip(examples.item, examples.history, examples.history_liked):
-            seen = history >= 0
-            texts.append(prompts.render(
+        """The prompts for a reason, one an example, as plain texts."""
+        kept = self._fitted[split].kept
+        return [prompt.text for prompt in self._prompts(split, np.arange(len(kept)), kept)]
+
+    @functools.cached_property
+    def _past_texts(self) -> dict[bool, list[str]]:
+        """By liked or not, and by row of the items table: an item as a history shows it."""
+        judged = self.config.prompt.attributes == 'judged'
+        return {good: self._item_texts(opinion if judged else '') for good, opinion in prompts.OPINIONS.items()}
+
+    def _prompts(self, split: str, rows: np.ndarray, kept: np.ndarray) -> list[prompts.Prompt]:
+        """The prompts for a reason of some examples, each with its newest `kept` history items."""
+        examples, past = self.examples[split], self._past_texts
+        written = []
+        for item, history, liked, count in zip(
+                examples.item[rows], examples.history[rows], examples.history_liked[rows], kept):
+            seen = (history >= 0) & (np.arange(len(history)) >= len(history) - count)  # right-aligned
+            written.append(prompts.render_roles(
                 self.config.prompt.explain, domain=self.dataset.domain,
                 liked=[past[True][row] for row in history[seen & liked]],
                 disliked=[past[False][row] for row in history[seen & ~liked]],
                 target=self.item_texts[item]))
-        return texts
+        return written
 
 
 def make_task(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Task:
     """Reads, checks and places everything that the phases share."""
-    if 'prompt' in config and config.prompt.attributes not in ATTRIBUTES:
+    if 'prompt' in config and config.prompt.get('attributes', 'none') not in ATTRIBUTES:
         raise UserError(f'prompt.attributes={config.prompt.attributes!r}: should be one of {", ".join(ATTRIBUTES)}.')
     mesh = meshes.make_mesh(config.mesh.to_dict())
-    dataset = load_dataset(config.data)
+    dataset = load_dataset(config.data) if 'data' in config else None
     return Task(
         config=config, workdir=workdir, mesh=mesh, metrics=MetricsWriter(workdir), dataset=dataset,
-        examples=make_examples(dataset, config),
+        examples=make_examples(dataset, config) if dataset else {},
         language=load_language(config.language, mesh) if 'language' in config else None)
 
 
@@ -160,17 +175,24 @@ def protocol_options(data: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def load_language(settings: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> Language:
     """The model `settings.model` ('tiny', or a Hugging Face directory), put on the mesh."""
+    remat = REMAT.get(settings.remat, settings.remat)
+    if remat not in REMAT.values():
+        raise UserError(f'language.remat={settings.remat!r}: should be one of none, projections, all.')
     if settings.dtype not in DTYPES:
         raise UserError(f'language.dtype="{settings.dtype}": should be one of {", ".join(DTYPES)}.')
     directory = settings.model
     if directory == 'tiny':
         directory = importlib.resources.files('xrec_jax.language') / 'tiny'
-    config, params = weights.load_model(directory, dtype=DTYPES[settings.dtype], remat=settings.remat)
-    adapter = lora.LoraConfig(settings.lora_rank, settings.lora_alpha, tuple(settings.lora_targets))
+    config, params = weights.load_model(directory, mesh, dtype=DTYPES[settings.dtype], remat=remat)
+    adapter = lora.LoraConfig(settings.lora_rank, settings.lora_alpha, tuple(settings.lora_targets),
+                              settings.get('lora_dropout', 0.0), settings.get('lora_rslora', False))
+    if (kind := settings.get('quantize', 'none')) != 'none':
+        params = quantize.quantize(params, kind, lora.TARGETS, settings.get('quantize_head', False))
     tokenizer = tokenizers.load_tokenizer(directory)
     return Language(
-        model=decoder.Decoder(config, adapter.scale),
-        params=sharding.place_params(params, decoder.abstract_params(config), mesh),
+        model=decoder.Decoder(config, adapter.scale, adapter.dropout),
+        params=params,
         tokenizer=tokenizer, lora=adapter,
         yes=tuple(tokenizers.first_tokens(tokenizer, 'Yes')),
-        no=tuple(tokenizers.first_tokens(tokenizer, 'No')))
+        no=tuple(tokenizers.first_tokens(tokenizer, 'No')),
+        stop_ids=tokenizers.stop_ids(tokenizer, directory))

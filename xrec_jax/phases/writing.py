@@ -12,14 +12,16 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from xrec_jax.language import generate, policy, prompts, tokenizers
+from xrec_jax.language import chat, choices, generate, prompts, tokenizers
+from xrec_jax.language.sampling import SamplingConfig
 from xrec_jax.parallel import sharding
 from xrec_jax.phases.task import Task
 from xrec_jax.rl import rewards
 
 
-def sampling_config(task: Task) -> generate.SamplingConfig:
-    return generate.SamplingConfig(**task.config.generate.to_dict())
+def sampling_config(task: Task, **changes) -> SamplingConfig:
+    """`config.generate`, with some settings of it changed."""
+    return SamplingConfig(**task.config.generate.to_dict() | changes)
 
 
 def prompt_batch(task: Task, split: str, rows: np.ndarray) -> tuple[jax.Array, jax.Array]:
@@ -33,7 +35,7 @@ def write(task: Task, adapter: dict | None, batch: tuple[jax.Array, jax.Array], 
     """One explanation for each prompt, drawn from the base model or from it with an adapter."""
     language = task.language
     return generate.generate(language.model, language.variables(adapter), *batch, key,
-                             sampling=sampling_config(task), eos_id=language.eos_id)
+                             sampling=sampling_config(task), stop_ids=language.stop_ids)
 
 
 def texts_of(task: Task, responses: generate.Responses) -> list[str]:
@@ -46,23 +48,22 @@ def texts_of(task: Task, responses: generate.Responses) -> list[str]:
 def llm_scores(task: Task, split: str, rows: np.ndarray, texts: Sequence[str]) -> np.ndarray:
     """s of ExpCTR eq. 8 [B]: does the frozen model, after the reason alone, expect a like?"""
     examples, settings = task.examples[split], task.config.lc_score
-    asked = [prompts.render(task.config.prompt.click, domain=task.dataset.domain, reason=text,
-                            target=task.titles[item])
+    asked = [prompts.render_roles(task.config.prompt.click, domain=task.dataset.domain, reason=text,
+                                  target=task.titles[item])
              for item, text in zip(examples.item[rows], texts)]
-    ids = tokenizers.encode_prompts(task.language.tokenizer, asked)
+    ids = chat.encode(task.language.tokenizer, asked)
     width = max(_click_width(task), -(-max(map(len, ids)) // 32) * 32)
     batch = sharding.place_batch(tokenizers.pad(ids, width, 'left'), task.mesh)
-    log_probs = policy.answer_log_probs(task.language.model, task.language.variables(None), *batch)
-    return np.asarray(rewards.lc_score(
-        rewards.label_log_prob(log_probs, task.language.yes),
-        rewards.label_log_prob(log_probs, task.language.no), settings.temperature, settings.form))
+    answers = [[(token,) for token in tokens] for tokens in (task.language.yes, task.language.no)]
+    log_probs = choices.score(task.language.model, task.language.variables(None), *batch, answers)
+    return np.asarray(rewards.lc_score(log_probs[:, 0], log_probs[:, 1], settings.temperature, settings.form))
 
 
 def _click_width(task: Task) -> int:
     """Tokens of the longest question that is to be expected, rounded up to 32: one static shape."""
     longest = max(task.titles, key=len)
-    empty = prompts.render(task.config.prompt.click, domain=task.dataset.domain, reason='', target=longest)
-    length = len(task.language.tokenizer(empty)['input_ids']) + task.config.generate.max_length
+    empty = prompts.render_roles(task.config.prompt.click, domain=task.dataset.domain, reason='', target=longest)
+    length = len(chat.encode(task.language.tokenizer, [empty])[0]) + task.config.generate.max_length
     return -(-length // 32) * 32
 
 

@@ -4,7 +4,7 @@ Source: Yu, Zhang, Chen, "Explainable CTR Prediction via LLM Reasoning"; equatio
 
 LC, the language model as scorer: after reading the explanation, does it answer Yes to items the
 user liked?
-    label_log_prob -> lc_score (eq. 8) -> lc_reward (eq. 9)
+    log-probs of the answers -> lc_score (eq. 8) -> lc_reward (eq. 9)
 IC, the CTR model as scorer: does it predict better with the explanation, and does it listen?
     ic_reward (eq. 13)
 Either way, then: center_by_label (an option) -> normalize_and_clip (eq. 10)
@@ -12,8 +12,6 @@ Either way, then: center_by_label (an option) -> normalize_and_clip (eq. 10)
 
 Rewards carry no gradient by use: PPO treats them as data.
 """
-
-from collections.abc import Sequence
 
 import chex
 import jax
@@ -25,25 +23,6 @@ from xrec_jax.rl.masked import center, masked_var
 SCORE_FORMS = ('logits', 'probabilities')
 
 
-def label_log_prob(log_probs: chex.Array, token_ids: Sequence[int]) -> chex.Array:
-    """Returns log p(t_0 in V) for a set V of first tokens that spell a label: eq. 8's V_pos, V_neg.
-
-    log_probs: [B, V] log-softmax of the scorer's logits at the first answer position.
-    token_ids: Python ints, e.g. the tokenizer's ids of 'Yes', ' Yes', 'yes'; repeats count once.
-    Result: float32 [B], the logsumexp over the set.
-    Raises ValueError for an empty set or an id outside the vocabulary: indexing under jit would
-    silently take the last token instead.
-    """
-    chex.assert_rank(log_probs, 2)
-    ids = sorted({int(i) for i in token_ids})
-    if not ids:
-        raise ValueError('token_ids is empty: name at least one token that spells the label')
-    if ids[0] < 0 or ids[-1] >= log_probs.shape[1]:
-        raise ValueError(f'token_ids {ids} go beyond the vocabulary of {log_probs.shape[1]}')
-    picked = log_probs[:, jnp.asarray(ids)].astype(jnp.float32)
-    return jax.nn.logsumexp(picked, axis=-1)
-
-
 def lc_score(
     yes_log_prob: chex.Array,
     no_log_prob: chex.Array,
@@ -52,7 +31,8 @@ def lc_score(
 ) -> chex.Array:
     """Returns the scorer's probability that the user likes the item: ExpCTR eq. 8.
 
-    yes_log_prob, no_log_prob: [B], finite, from `label_log_prob`. temperature: T > 0.
+    yes_log_prob, no_log_prob: [B], finite, each summed over the tokens that spell the answer
+    (`language.choices.score`). temperature: T > 0.
     Result: float32 [B] in [0, 1].
 
     form='logits' (default): softmax of the log-probabilities over T, that is

@@ -1,0 +1,180 @@
+"""Loading a checkpoint: time beside the disk's own, and memory beside the weights.
+
+    python bench/load.py [--peer /path/to/python-with-transformers] [--layers 3] [--folder /tmp]
+
+Writes random bfloat16 weights of LLaMA-3.1-8B's widths and vocabulary, but of few layers (3: 3.4 GB), in four
+files with an index, and removes them again. Each line of JSON is a case in a process of its own; imports and
+the start of the backend are not timed. `cold`: the files' pages have been dropped from memory first; `warm`: they
+have just been read.
+
+  read          every byte of the files, in order, into one buffer of 16 MiB: what the disk can do
+  load          `weights.load_model` in bfloat16 on one CPU device; compilation included
+  load-float32  the same, cast on the way
+  load-mesh     the same on eight fake devices, fsdp=4 and tensor=2
+  load-process  each of two processes loads its half of the model (fsdp=2), at the same time
+  transformers  `AutoModelForCausalLM.from_pretrained` in bfloat16, in the interpreter that --peer names
+
+  seconds        the slowest process
+  gb_per_s       bytes of the files by seconds
+  share_of_disk  seconds of `read`, as cold or warm, by seconds: 1 is the disk's own speed
+  beside         GB of the largest resident set beside what there was before and the weights that the process
+                 holds (on CPU devices these are the host's memory, too): what loading itself needs
+  ratio          seconds of `transformers` by ours
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+SHAPE = dict(vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_heads=32, num_kv_heads=8, head_dim=128)
+MESHES = {'load': None, 'load-float32': None, 'load-mesh': {'fsdp': 4, 'tensor': 2}, 'load-process': {'fsdp': 2}}
+CASES = [('read', 'cold'), ('read', 'warm'), ('load', 'cold'), ('load', 'warm'), ('load-float32', 'warm'),
+         ('load-mesh', 'warm'), ('load-process', 'warm')]
+PEER = [('transformers', 'cold'), ('transformers', 'warm')]
+
+
+# ------------------------------------------------------------------------------------ in a process of its own
+
+
+def write_checkpoint(folder: pathlib.Path, layers: int) -> None:
+    from xrec_jax.language import checkpoint_files, weights
+    from xrec_jax.language.config import DecoderConfig
+    config = DecoderConfig(**SHAPE, num_layers=layers, rope_theta=5e5)
+    dtype = checkpoint_files.DTYPES['BF16']
+    numbers = (0.02 * np.random.default_rng(0).standard_normal(2**22)).astype(dtype)
+    wanted = {name: (dtype, parts[0].stored_shape) for name, parts in weights.stored_tensors(config).items()}
+    with checkpoint_files.replaced(folder, 'config.json', ()) as partial:
+        weights._write_tensors(partial, wanted, lambda name: np.resize(numbers, wanted[name][1]), 10**9)
+        checkpoint_files.write_json(partial / 'config.json', config.to_hf() | {'dtype': 'bfloat16'})
+
+
+def read(folder: pathlib.Path) -> dict:
+    buffer = memoryview(bytearray(2**24))
+    start = time.perf_counter()
+    for path in sorted(folder.glob('*.safetensors')):
+        with open(path, 'rb', buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+    return {'seconds': time.perf_counter() - start}
+
+
+def load(case: str, folder: pathlib.Path, number: int, address: str) -> dict:
+    if case == 'load-mesh':
+        os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
+    os.environ['JAX_PLATFORMS'] = 'cpu'
+    import jax
+    import jax.numpy as jnp
+    if case == 'load-process':
+        jax.distributed.initialize(address, 2, number)
+    from xrec_jax.language import weights
+    from xrec_jax.parallel import mesh as meshes
+    mesh = meshes.make_mesh(MESHES[case]) if MESHES[case] else None
+    jax.block_until_ready(jnp.zeros(3))
+    dtype = jnp.float32 if case == 'load-float32' else jnp.bfloat16
+
+    def run() -> int:
+        _, params = weights.load_model(folder, mesh, dtype=dtype)
+        jax.block_until_ready(params)
+        return sum(shard.data.nbytes for leaf in jax.tree.leaves(params) for shard in leaf.addressable_shards)
+
+    return measured(run)
+
+
+def load_peer(folder: pathlib.Path) -> dict:
+    import torch
+    import transformers
+    transformers.utils.logging.disable_progress_bar()
+
+    def run() -> int:
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+        # Its weights may be views of mapped files: touched, so that they are read.
+        return sum(value.nbytes for value in model.parameters() if value.sum().isfinite())
+
+    return measured(run)
+
+
+def measured(run) -> dict:
+    """Seconds of `run`, which returns the bytes of weights that it made, and what memory it needed beside them."""
+    before = resident('VmRSS')
+    pathlib.Path('/proc/self/clear_refs').write_text('5')  # the largest so far is forgotten
+    start = time.perf_counter()
+    size = run()
+    seconds = time.perf_counter() - start
+    return {'seconds': seconds, 'weights': size / 1e9, 'beside': resident('VmHWM') - before - size / 1e9}
+
+
+def resident(key: str) -> float:
+    (line,) = (line for line in open('/proc/self/status') if line.startswith(key))
+    return int(line.split()[1]) * 1024 / 1e9
+
+
+# ------------------------------------------------------------------------------------ the whole
+
+
+def run_case(case: str, state: str, folder: pathlib.Path, python: str) -> dict:
+    for path in sorted(folder.glob('*.safetensors')):
+        if state == 'cold':
+            with open(path, 'rb') as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if state == 'warm':
+        read(folder)
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        address = f'127.0.0.1:{free.getsockname()[1]}'
+    workers = [subprocess.Popen(
+        [python if case == 'transformers' else sys.executable, __file__, '--worker', case, '--folder', str(folder),
+         '--number', str(number), '--address', address], stdout=subprocess.PIPE, text=True)
+        for number in range(2 if case == 'load-process' else 1)]
+    outputs = [worker.communicate()[0] for worker in workers]
+    if any(worker.returncode for worker in workers):
+        raise SystemExit(f'{case}, {state}: failed')
+    results = [json.loads(output.splitlines()[-1]) for output in outputs]
+    return {key: round(max(result[key] for result in results), 3) for key in results[0]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--peer', default='')
+    parser.add_argument('--layers', type=int, default=3)
+    parser.add_argument('--folder', type=pathlib.Path, default=pathlib.Path(tempfile.gettempdir()))
+    parser.add_argument('--worker', help=argparse.SUPPRESS)
+    parser.add_argument('--number', type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument('--address', default='', help=argparse.SUPPRESS)
+    flags = parser.parse_args()
+    if flags.worker:
+        work = {'read': lambda: read(flags.folder), 'transformers': lambda: load_peer(flags.folder)}
+        print(json.dumps(work.get(
+            flags.worker, lambda: load(flags.worker, flags.folder, flags.number, flags.address))()))
+        return
+    folder = pathlib.Path(tempfile.mkdtemp(prefix='load-', dir=flags.folder))
+    try:
+        write_checkpoint(folder, flags.layers)
+        size = sum(path.stat().st_size for path in folder.glob('*.safetensors')) / 1e9
+        seconds = {}
+        for case, state in CASES[:2] + (PEER if flags.peer else []) + CASES[2:]:
+            result = run_case(case, state, folder, flags.peer)
+            seconds[case, state] = result['seconds']
+            line = {'bench': 'load', 'case': case, 'files': state, 'gb': round(size, 3)} | result
+            line['gb_per_s'] = round(size / result['seconds'], 3)
+            for name, other in ('share_of_disk', 'read'), ('ratio', 'transformers'):
+                if case not in ('read', other) and (other, state) in seconds:
+                    line[name] = round(seconds[other, state] / result['seconds'], 2)
+            print(json.dumps(line), flush=True)
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == '__main__':
+    main()
