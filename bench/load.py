@@ -14,7 +14,7 @@ have just been read.
   load-process  each of two processes loads its half of the model (fsdp=2), at the same time
   transformers  `AutoModelForCausalLM.from_pretrained` in bfloat16, in the interpreter that --peer names
 
-  seconds        the slowest process
+  seconds        the slowest process; cpu_seconds, those of its threads together
   gb_per_s       bytes of the files by seconds
   share_of_disk  seconds of `read`, as cold or warm, by seconds: 1 is the disk's own speed
   beside         GB of the largest resident set beside what there was before and the weights that the process
@@ -62,12 +62,12 @@ def write_checkpoint(folder: pathlib.Path, layers: int) -> None:
 
 def read(folder: pathlib.Path) -> dict:
     buffer = memoryview(bytearray(2**24))
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     for path in sorted(folder.glob('*.safetensors')):
         with open(path, 'rb', buffering=0) as file:
             while file.readinto(buffer):
                 pass
-    return {'seconds': time.perf_counter() - start}
+    return {'seconds': time.perf_counter() - start, 'cpu_seconds': time.process_time() - cpu}
 
 
 def load(case: str, folder: pathlib.Path, number: int, address: str) -> dict:
@@ -109,10 +109,11 @@ def measured(run) -> dict:
     """Seconds of `run`, which returns the bytes of weights that it made, and what memory it needed beside them."""
     before = resident('VmRSS')
     pathlib.Path('/proc/self/clear_refs').write_text('5')  # the largest so far is forgotten
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     size = run()
-    seconds = time.perf_counter() - start
-    return {'seconds': seconds, 'weights': size / 1e9, 'beside': resident('VmHWM') - before - size / 1e9}
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    return {'seconds': seconds, 'cpu_seconds': cpu, 'weights': size / 1e9,
+            'beside': resident('VmHWM') - before - size / 1e9}
 
 
 def resident(key: str) -> float:

@@ -83,7 +83,9 @@ def get_config(argument: str = 'ml-100k') -> ConfigDict:
     config.judge_prompt = ConfigDict({
         'frame': 'alpaca',
         'role': False,
-        'parts': parts | {'history': 3},  # [T] the judge sees the latest three items; [P] all: 50, or 10
+        # [T] so that two explanations fit into 1,024 of tiny's short tokens; [P] all of it, and the question
+        'parts': parts | {'history': 2, 'role': False, 'rules': False},
+        'question': False,
     })
     config.judge_pairs = ConfigDict({
         'train': _file(material, 'judge_train.jsonl'),
@@ -105,13 +107,13 @@ def get_config(argument: str = 'ml-100k') -> ConfigDict:
             'test': ('instruct_test_unseen.jsonl',),
             'valid_share': 0.1,
         },
-        'epochs': 12,  # [T]; [A] 3
+        'epochs': 3,  # [A]; an epoch has as many examples as both files, 222 of them explanations
         'optimizer': {'learning_rate': 3e-3},  # [T]; [A] 3e-4
     })
     config.judge_adapter = ConfigDict({
         'adapter_name': 'judge',
         'data': {'train': (), 'forms': ('pairs',), 'valid_share': 0.0},  # config.judge_pairs
-        'epochs': 4,
+        'epochs': 3,
         'batch_size': 32,
         'optimizer': {'learning_rate': 3e-3},  # [T]; [A] 3e-4
     })
@@ -150,7 +152,7 @@ def get_config(argument: str = 'ml-100k') -> ConfigDict:
         'generators': (('LLaMA', 'llama'), ('ChatGLM', 'chatglm'), ('GPT-3.5', 'gpt35'), ('GPT-4', 'gpt4'),
                        ('ours, untuned', 'untuned'), ('ours, tuned', 'tuned')),
         'adapter': 'judge',
-        'max_requests': 0,  # compared of each recommender; 0: all
+        'max_requests': 100,  # compared of each recommender; 0: all
         # attributes: what is inferred, by which models (their adapters; '': the base model), of which items
         'attributes': ATTRIBUTES[name],
         'models': {'ours, untuned': '', 'ours, tuned': 'explainer'},

@@ -1,7 +1,7 @@
 """Makes tests/golden/generate.npz: what transformers' decoding makes of its options (needs PyTorch; tests do not).
 
 Greedy continuations, with repetition penalty, minimal length and a stop token, of two checkpoints of
-golden/llama/ (made by make_llama.py), and distributions after the cuts:
+golden/llama/ (made by make_decoders.py), and distributions after the cuts:
 
     settings        float64 [S, 3]   repetition_penalty, min_new_tokens, eos_token_id
     input_ids       int32 [3, 8]     prompts, no padding
@@ -11,7 +11,7 @@ golden/llama/ (made by make_llama.py), and distributions after the cuts:
     seen            int32 [4]        the tokens so far
     probs           float32 [C, 12]  what `generate` would sample from
 
-Made with torch 2.13.0 (CPU), transformers 5.23.0, numpy 2.4.6, Python 3.11, as make_llama.py says:
+Made with torch 2.13.0 (CPU), transformers 5.23.0, numpy 2.4.6, Python 3.11, as make_decoders.py says:
 
     /tmp/torch-venv/bin/python tests/golden/make_generate.py
 """

@@ -60,9 +60,14 @@ def test_an_adapter_of_peft_gives_its_logits(name):
     lora_config, adapter = peft.load_adapter(GOLDEN / 'peft' / name, config)
     inputs = np.load(GOLDEN / BASES[name] / 'expected.npz')
     mask = inputs['attention_mask'] > 0
-    model, variables = Decoder(config, lora_config.scale), {'params': params, 'lora': adapter}
-    hidden, _ = model.apply(variables, inputs['input_ids'], inputs['position_ids'], mask)
-    logits = np.where(mask[..., None], model.apply(variables, hidden, method='logits'), 0)
+    model = Decoder(config, lora_config.scale)
+
+    @jax.jit
+    def apply(variables):
+        hidden, _ = model.apply(variables, inputs['input_ids'], inputs['position_ids'], mask)
+        return model.apply(variables, hidden, method='logits')
+
+    logits = np.where(mask[..., None], apply({'params': params, 'lora': adapter}), 0)
     np.testing.assert_allclose(logits, np.load(GOLDEN / 'peft' / name / 'expected.npz')['logits'], atol=1e-4)
 
 

@@ -126,12 +126,14 @@ def test_no_device_holds_whole_weights_or_the_whole_cache(sizes):
     assert (layers, B // (data * fsdp), heads, slots, CONFIG.head_dim) in shapes
     assert not {shape for shape in shapes if len(shape) == 5 and shape[3] == slots and shape[1] * shape[2]
                 > B // (data * fsdp) * heads}
+    # Nor of the activations of all rows: but for the embeddings, by width, before they are exchanged.
+    assert not {shape for shape in shapes if shape[:2] == (B // data, P) and shape[2:] > (width // fsdp,)}
     assert (layers, width // fsdp, inner // tensor) in shapes
     for whole in ((layers, width, inner), (layers, inner, width), (CONFIG.vocab_size, width)):
         assert whole not in shapes
     weights = jax.tree.leaves(placed(CONFIG, make_mesh(sizes))[1]['params'])
     here = sum(leaf.addressable_shards[0].data.nbytes for leaf in weights)
-    assert here < 1.1 * sum(leaf.nbytes for leaf in weights) / (fsdp * tensor)
+    assert here < 1.2 * sum(leaf.nbytes for leaf in weights) / (fsdp * tensor)  # kv heads in groups, norms
 
 
 @pytest.mark.parametrize('sizes', [(1, 8, 1), (1, 4, 2)], ids=str)

@@ -87,7 +87,7 @@ def fill(parameters: Mapping[Path, Parameter], dtype: Any) -> dict[Path, jax.Arr
         values = _put(parameter, piece, blocks)
         write = _writer(parameter.sharding, len(piece.shape), parameter.turned, bits)
         arrays[piece.path] = write(arrays[piece.path], values, np.asarray(piece.at, np.int32))
-        values.block_until_ready()  # else the host's copies pile up where the disk is faster than the bus
+        arrays[piece.path].block_until_ready()  # else pieces pile up where the disk is faster than the bus
         del values, blocks
     return {path: _from_bits(array, parameters[path].sharding) if bits else array for path, array in arrays.items()}
 

@@ -45,11 +45,12 @@ def stop_ids(tokenizer: Tokenizer, directory: str | os.PathLike) -> tuple[int, .
     named = None
     if path.exists():
         try:
-            named = json.loads(path.read_text())['eos_token_id']
+            settings = json.loads(path.read_text())
         except json.JSONDecodeError as error:
             raise UserError(f'{path}, line {error.lineno}: not valid JSON ({error.msg}).') from None
-        except KeyError:
-            pass
+        if not isinstance(settings, dict):
+            raise UserError(f'{path}: should be one JSON object.')
+        named = settings.get('eos_token_id')
     ids = [] if named is None else named if isinstance(named, list) else [named]
     if not all(type(one) is int and one >= 0 for one in ids):
         raise UserError(f'{path}: eos_token_id={named!r} should be the id of a token, or a list of ids.')

@@ -72,7 +72,7 @@ def _scored(task: Task, state: RunState, settings: ml_collections.ConfigDict) ->
         'positive_rate': {split: protocols.positive_rate(rows) for split, rows in task.examples.items()},
         'unseen_in_training': {split: scorers.unseen(task, split) for split in SPLITS},
         'fallbacks': fallbacks,
-        'shortened_prompts': task.shortened,
+        'shortened_prompts': task.shortened if task.explains_examples else None,
         'named_decisive_attribute': {
             side: {split: named_share(task, split, texts[side][split]) for split in SPLITS} for side in sides} or None,
     }

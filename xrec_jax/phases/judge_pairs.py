@@ -120,7 +120,7 @@ def writer(task: Task, asked: Sequence[Question]) -> tuple[Callable[[int, int], 
     def write(n: int, length: int) -> str:
         recommendation, first, second = asked[n]
         instruction = instructions.explain(recommendation, dataclasses.replace(parts, history=length))
-        return instructions.chat(instructions.judge(instruction, first, second), settings.frame, role)
+        return instructions.chat(instructions.judge(instruction, first, second, settings.question), settings.frame, role)
 
     return write, [min(parts.history, len(one.recommendation.history)) for one in asked]
 

@@ -60,6 +60,11 @@ class Task:
     def seed(self) -> int:
         return self.config.seed
 
+    @property
+    def explains_examples(self) -> bool:
+        """Whether reasons are asked for the examples of splits (ExpCTR), by `config.prompt.explain`."""
+        return self.language is not None and 'explain' in self.config.get('prompt', ())
+
     @functools.cached_property
     def encoder(self) -> Encoder:
         return load_encoder(self.config.encoder.model)
