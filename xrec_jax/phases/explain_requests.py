@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 
 from xrec_jax.errors import UserError, nearest
-from xrec_jax.language import endpoint as endpoints, slots, tokenizers
+from xrec_jax.language import endpoint as endpoints
 from xrec_jax.phases import requests, writing
 from xrec_jax.phases.requests import Requests
 from xrec_jax.phases.settings import settings_of
@@ -71,7 +71,7 @@ def _by_model(task: Task, state: RunState, phase: str, index: int, settings, wan
         progress.say(f'{phase}: {dropped:,} items of history left out, the oldest of each prompt that is longer than '
                      f'{most:,} tokens')
     width = -(-max(map(len, rows)) // 32) * 32
-    variables = task.language.variables(state.adapters[settings.adapter] if settings.adapter else None)
+    adapter = state.adapters[settings.adapter] if settings.adapter else None
     key = jax.random.fold_in(jax.random.key(task.seed), index)
     size = settings.batch_size * settings.checkpoint_every
     done = writer.last_step
@@ -80,11 +80,8 @@ def _by_model(task: Task, state: RunState, phase: str, index: int, settings, wan
     with progress.bar(phase, len(rows), min(done * size, len(rows)), 'texts') as advance:
         for step in range(done + 1, -(-len(rows) // size) + 1):
             part = slice((step - 1) * size, step * size)
-            tokens, mask = tokenizers.pad(rows[part], width, 'left')
-            responses, _ = slots.generate_queue(
-                task.language.model, variables, tokens, mask, jax.random.fold_in(key, step), sampling=sampling,
-                stop_ids=task.language.stop_ids, num_slots=settings.batch_size,
-                prefill_size=max(1, settings.batch_size // 4), advance=advance)
+            responses = writing.write_queue(task, adapter, rows[part], jax.random.fold_in(key, step),
+                                            settings.batch_size, sampling, advance, width)
             _add(writer, wanted, np.arange(len(wanted))[part], writing.texts_of(task, responses), step=step,
                  num_tokens=np.asarray(responses.lengths, np.int32), truncated=np.asarray(responses.truncated))
             count += int(responses.lengths.sum())

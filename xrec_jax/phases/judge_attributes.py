@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import rich.table
 
 from xrec_jax.errors import UserError, nearest
-from xrec_jax.language import instructions, slots, tokenizers
+from xrec_jax.language import instructions
 from xrec_jax.language.instructions import Recommendation
 from xrec_jax.language.json_answers import parse_answer
 from xrec_jax.metrics import inferred
@@ -105,11 +105,9 @@ def _ask(task: Task, state: RunState, settings: ml_collections.ConfigDict, adapt
 
     lengths = [min(settings.history, len(one.history)) for one in wanted.recommendations]
     rows = requests.fitted(task.language.tokenizer, write, lengths, most).ids
-    tokens, mask = tokenizers.pad(rows, -(-max(map(len, rows)) // 32) * 32, 'left')
-    responses, _ = slots.generate_queue(
-        task.language.model, task.language.variables(state.adapters[adapter] if adapter else None), tokens, mask,
-        jax.random.fold_in(jax.random.key(task.seed), step), sampling=sampling, stop_ids=task.language.stop_ids,
-        num_slots=settings.batch_size, prefill_size=max(1, settings.batch_size // 4), advance=advance)
+    responses = writing.write_queue(
+        task, state.adapters[adapter] if adapter else None, rows,
+        jax.random.fold_in(jax.random.key(task.seed), step), settings.batch_size, sampling, advance)
     return writing.texts_of(task, responses)
 
 

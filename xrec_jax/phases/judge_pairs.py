@@ -239,8 +239,8 @@ def accuracy_table(phase: str, result: dict) -> rich.table.Table:
 def comparison_table(phase: str, group: str, report: dict) -> rich.table.Table:
     """Win ratio, ranking order and strength of each generator, with intervals over instructions."""
     bias = ', '.join(f'{pairwise.LABELS[name]} {report[name]["value"]:.1%}' for name in ('share_of_second', 'flips'))
-    table = rich.table.Table(title=f'{phase}: {group}, {report["judged"]:,} instructions in both orders ({bias}); with '
-                                   '95 % intervals', title_justify='left')
+    progress.say(f'{phase}: {group}, {report["judged"]:,} instructions, every pair in both orders; {bias}')
+    table = rich.table.Table(title='with 95 % intervals over instructions', title_justify='left')
     table.add_column('')
     metrics = ('win_ratio', 'ranking_order', 'strength')
     for metric in metrics:

@@ -1,18 +1,19 @@
 """Writing explanations and asking the frozen model what it makes of them: used by several phases.
 
   `Writer.write`     prompts of some examples → responses on the device
+  `write_queue`      any number of prompts → responses on the host
   `texts_of`         responses → texts
   `llm_scores`       texts → ExpCTR eq. 8, by the base model without an adapter
   `encode`           texts → ExpCTR eq. 11
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 
-from xrec_jax.language import chat, choices, generate, prompts, tokenizers
+from xrec_jax.language import chat, choices, generate, prompts, slots, tokenizers
 from xrec_jax.language.sampling import SamplingConfig
 from xrec_jax.parallel import sharding
 from xrec_jax.phases.task import Task
@@ -36,6 +37,21 @@ def write(task: Task, adapter: dict | None, batch: tuple[jax.Array, jax.Array], 
     language = task.language
     return generate.generate(language.model, language.variables(adapter), *batch, key,
                              sampling=sampling_config(task), stop_ids=language.stop_ids)
+
+
+def write_queue(task: Task, adapter: dict | None, prompts: Sequence[Sequence[int]], key: jax.Array, num_slots: int,
+                sampling: SamplingConfig, advance: Callable[[int], object] = lambda count: None, width: int = 0
+                ) -> generate.Responses:
+    """One response to each of any number of prompts (token ids), `num_slots` at a time (`language.slots`).
+
+    Prompts are padded to `width` tokens, or to the longest of them, rounded up to 32.
+    """
+    language, shards = task.language, sharding.batch_shards(task.mesh)
+    tokens, mask = tokenizers.pad(prompts, max(width, -(-max(map(len, prompts)) // 32) * 32), 'left')
+    responses, _ = slots.generate_queue(
+        language.model, language.variables(adapter), tokens, mask, key, sampling=sampling, stop_ids=language.stop_ids,
+        num_slots=num_slots, prefill_size=-(-max(1, num_slots // 4) // shards) * shards, advance=advance)
+    return responses
 
 
 def texts_of(task: Task, responses: generate.Responses) -> list[str]:
