@@ -9,7 +9,9 @@ import pathlib
 import pytest
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-for _flag, _value in (('--xla_force_host_platform_device_count', 8), ('--xla_backend_optimization_level', 0)):
+# The timeout: eight devices' threads on a machine that is busy may wait for each other for longer than 40 s.
+for _flag, _value in (('--xla_force_host_platform_device_count', 8), ('--xla_backend_optimization_level', 0),
+                      ('--xla_cpu_collective_call_terminate_timeout_seconds', 600)):
     if _flag not in os.environ.get('XLA_FLAGS', ''):
         os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_flag}={_value}'.strip()
 # "None of PyTorch, TensorFlow >= 2.0, or Flax have been found": true, and no news.

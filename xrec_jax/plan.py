@@ -8,7 +8,40 @@ python -m xrec_jax.plan --model DIR|NAME [--mesh data=1,fsdp=8,tensor=4] [--chip
    was within a factor of 0.7 to 1.5 of XLA's own figure in total (tests/test_plan.py)
 4. each chip: what is left of its memory, and step times by its rooflines: planning/chips.py, planning/roofline.py
 
-DOCSTRING_EXAMPLE
+For LLaMA-3-8B on eight chips of TPU v5e, `python -m xrec_jax.plan --model llama-3-8b --mesh fsdp=8 --chip v5e`:
+
+    llama-3-8b: 8.03 billion parameters in bf16, LoRA of rank 8, on 8 device(s): data=1, fsdp=8, tensor=1
+    prompts of 512 tokens, responses of 128; 64 texts at once, microbatches of 8 rows
+
+    GiB on each device
+                    tune   align: write   align: update   explain   judge
+     ─────────────────────────────────────────────────────────────────────
+      weights       1.87           1.87            1.87      1.87    1.87
+      adapter       0.05           0.05            0.05      0.05    0.05
+      optimizer     0.11           0.11            0.11
+      update        0.27                           0.27
+      cache                        0.62                      0.62
+      activations   6.67           0.67            6.93      0.67    0.80
+      total         8.97           3.33            9.24      3.22    2.72
+
+    GiB left, and times at best
+                                  v5e
+     ─────────────────────────────────
+      tune                        5.9
+      align: write               11.6
+      align: update               5.7
+      explain                    11.7
+      judge                      12.2
+      decode, ms          3.03 memory
+      decode, tokens/s         21,134
+      prefill, ms         293 compute
+      prefill, tokens/s       111,809
+      tune, ms            122 network
+      tune, tokens/s           41,918
+
+Read it so: everything fits, with 5.7 of 14.9 GiB to spare where most is needed. A step of tuning waits for the network:
+one row a device is too little work for the matrices that it gathers; with `--microbatch 24 --remat projections` it is
+bound by compute. The fifth verb, `fit`, trains predictors, which need little beside these.
 """
 
 import dataclasses

@@ -219,6 +219,10 @@ def test_dropout_is_drawn_anew_in_each_step_and_microbatch_and_never_when_evalua
     plain = steps(MODEL, params, adapter, [batch]).totals.metrics()['loss']
     losses = [steps(dropping, params, adapter, [batch], seed=seed).totals.metrics()['loss'] for seed in (0, 0, 1)]
     assert losses[0] == losses[1] and len({plain, *losses}) == 3
+    learner = tuning.init_learner(adapter, OPTIMIZER)
+    early, late = (tuning.tune_step(dropping, OPTIMIZER, params, learner, batch, 0.3, jax.random.key(0), np.int32(step))
+                   for step in (0, 1))
+    assert early.totals.metrics()['loss'] == losses[0] != late.totals.metrics()['loss']
     twice = jax.tree.map(lambda x: np.concatenate([x[:1], x[:1]]) if x.ndim else np.int32(2), batch)
     learner = steps(dropping, params, adapter, [twice])
     once = jax.tree.map(lambda x: x[:1] if x.ndim else np.int32(1), batch)

@@ -90,15 +90,26 @@ def test_it_learns_logs_and_keeps_the_best_adapter(unbroken, material):
     jax.tree.map(np.testing.assert_array_equal, exported, adapter)
 
 
-def test_nothing_is_compiled_after_the_first_step(material, tmp_path, monkeypatch):
-    make = meshes.make_mesh
+def test_every_epoch_sees_every_example_and_nothing_is_compiled_after_the_first_step(material, tmp_path, monkeypatch):
+    make, pack, packed = meshes.make_mesh, packing.pack, []
     monkeypatch.setattr(meshes, 'make_mesh', lambda sizes: make({}, jax.devices()[:1]))
+
+    def noted(examples, index, *args):
+        batch = pack(examples, index, *args)
+        packed.append((index, packing.padding_share(batch)))
+        return batch
+
+    monkeypatch.setattr(packing, 'pack', noted)
     config = config_of(material)
     config.tune.update({'epochs': 2, 'log_every': 1})
     config.tune.data.valid_share = 0.0
     run(config, tmp_path / 'run')
-    first, *others = [row['compiles'] for row in read_metrics(tmp_path / 'run' / 'metrics.jsonl')]
+    rows = read_metrics(tmp_path / 'run' / 'metrics.jsonl')
+    first, *others = [row['compiles'] for row in rows]
     assert first > 0 and others == [0] * 7
+    orders = [np.concatenate([index for index, _ in packed[at:at + 4]]) for at in (0, 4)]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(27)) and orders[0].tolist() != orders[1].tolist()
+    assert [row['padding'] for row in rows] == pytest.approx([padding for _, padding in packed])  # each of its own step
 
 
 class Stop(Exception):

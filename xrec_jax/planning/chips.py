@@ -3,7 +3,8 @@
 Published figures: peaks that no program quite reaches. Memory is in bytes as published, 1 GB = 10⁹
 unless the source says GiB (NVIDIA's cards and TPU v5e report some 5 % more). `link` is what one chip
 can send to the others of its slice or NVLink domain, in one direction, over all its links: half of
-the "bidirectional" or "total" figure that vendors print.
+the "bidirectional" or "total" figure that vendors print. Between slices, and between nodes of GPUs, there is a far
+slower network, which is not here: plan for one slice or node, or scale by `--reached_link`.
 
 Sources, fetched from the vendors' pages:
   v4     cloud.google.com/tpu/docs/v4 (275 TFLOP/s, 32 GiB, 1,200 GB/s); six links of 45 GB/s each way:

@@ -5,7 +5,7 @@ Of each step three times: of reading memory, of multiplying, of sending; the lon
   decode    one token for every row: cache / BW + max(weights / BW, 2 · rows · P / FLOPs)
   prefill   the prompts of a batch: max(weights / BW, FLOPs of a forward pass / peak)
   tune      a microbatch, forward and backward. Frozen matrices have no gradient of their own, so they are met twice
-            (2 · 2 P FLOPs a token, not the 3 · 2 P of pre-training), and once more with remat
+            (2 · 2 P FLOPs a token, not the 3 · 2 P of pre-training), and once more with remat of all
 
 Everything is of one device. P: the parameters that a token is multiplied by, all but the embedding table, and of
 experts those that it meets; in prefill the output matrix is met by the last tokens alone. Attention counts the lower
@@ -94,9 +94,9 @@ def prefill(model: Model, work: Work, chip: Chip) -> Step:
 
 def tune(model: Model, work: Work, chip: Chip) -> Step:
     """Forward and backward of a microbatch of rows of `prompt + response` tokens, all of which are read out."""
-    again = 1 if model.config.remat else 0
+    again = model.config.remat is True  # with 'projections' their results are kept
     return _sequences(model, chip, work.microbatch, work.length, read_out=work.microbatch * work.length,
-                      passes=2 + again, attention_passes=3 + again)
+                      passes=2 + again, attention_passes=3 + bool(model.config.remat))
 
 
 def _sequences(model: Model, chip: Chip, batch: int, length: int, read_out: int, passes: int,
