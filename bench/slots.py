@@ -49,8 +49,8 @@ def main() -> None:
 
 
 def report(way: str, steps: int, written: np.ndarray, plain: int, **more) -> None:
-    print(json.dumps({'way': way, 'rows': ROWS, **more, 'steps': steps, 'busy': round(written.sum() / (steps * ROWS), 3),
-                      'ratio': round(plain / steps, 2)}), flush=True)
+    print(json.dumps({'way': way, 'rows': ROWS, **more, 'steps': steps,
+                      'busy': round(written.sum() / (steps * ROWS), 3), 'ratio': round(plain / steps, 2)}), flush=True)
 
 
 if __name__ == '__main__':

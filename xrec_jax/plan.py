@@ -40,7 +40,7 @@ For LLaMA-3-8B on eight chips of TPU v5e, `python -m xrec_jax.plan --model llama
       tune, tokens/s           41,918
 
 Read it so: everything fits, with 5.7 of 14.9 GiB to spare where most is needed. A step of tuning waits for the network:
-one row a device is too little work for the matrices that it gathers; with `--microbatch 24 --remat projections` it is
+one row a device is too little work for the matrices that it gathers; with `--microbatch 16 --remat projections` it is
 bound by compute. The fifth verb, `fit`, trains predictors, which need little beside these.
 """
 
@@ -194,8 +194,8 @@ def define_flags() -> None:
     flags.DEFINE_integer('rank', 8, 'Of the LoRA adapter, on all projections.', **positive)
     flags.DEFINE_enum('dtype', 'bf16', list(DTYPES), 'Of the frozen weights; int8 and int4: the projections alone.')
     flags.DEFINE_enum('remat', 'none', list(REMAT), 'What the backward pass computes again: `language.remat`.')
-    flags.DEFINE_enum('attention', 'fused', list(memory.ATTENTION), 'Whether scores [rows, heads, S, S] are ever in '
-                      'memory: fused kernels, or plain XLA as on CPU.')
+    flags.DEFINE_enum('attention', 'scores', list(memory.ATTENTION), 'Whether scores [rows, heads, S, S] are ever in '
+                      'memory: language/attention.py writes them, a fused kernel would not.')
     flags.DEFINE_float('reached_bandwidth', 1.0, 'Share of the memory bandwidth that was measured.', **share)
     flags.DEFINE_float('reached_flops', 1.0, 'Share of the bf16 peak that was measured.', **share)
     flags.DEFINE_float('reached_link', 1.0, 'Share of the links\' bandwidth that was measured.', **share)

@@ -90,7 +90,8 @@ def test_min_length_holds_eos_back(variables):
 def test_same_key_same_text_and_another_key_another(variables):
     tokens, mask = prompts()
     draw = lambda seed: np.asarray(generate.generate(
-        MODEL, variables, tokens, mask, jax.random.key(seed), sampling=SamplingConfig(max_length=9), stop_ids=EOS).tokens)
+        MODEL, variables, tokens, mask, jax.random.key(seed), sampling=SamplingConfig(max_length=9),
+        stop_ids=EOS).tokens)
     np.testing.assert_array_equal(draw(5), draw(5))
     assert (draw(5) != draw(6)).any()
 

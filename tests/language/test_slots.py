@@ -89,7 +89,8 @@ def test_a_model_with_a_sliding_window_sees_the_same_of_the_ring(variables):
 def test_nothing_is_compiled_after_the_first_refill(variables):
     tokens, mask = queue(30, seed=2)
     sampling = SamplingConfig(max_length=8, temperature=1.5)
-    finished = slots.stream(MODEL, variables, tokens, mask, jax.random.key(5), sampling=sampling, stop_ids=STOPS, **SIZES)
+    finished = slots.stream(MODEL, variables, tokens, mask, jax.random.key(5), sampling=sampling, stop_ids=STOPS,
+                            **SIZES)
     count = len(next(finished).index)
     compiles = num_compiles()
     for some in finished:
@@ -102,7 +103,8 @@ def test_responses_come_while_others_are_written(variables):
     sampling = SamplingConfig(max_length=8, temperature=1.5)
     told = []
     ours, steps = slots.generate_queue(
-        MODEL, variables, tokens, mask, jax.random.key(5), sampling=sampling, stop_ids=STOPS, advance=told.append, **SIZES)
+        MODEL, variables, tokens, mask, jax.random.key(5), sampling=sampling, stop_ids=STOPS,
+        advance=told.append, **SIZES)
     assert sum(told) == 40 and len(told) > 10
     seen = [finished.steps for finished in slots.stream(
         MODEL, variables, tokens, mask, jax.random.key(5), sampling=sampling, stop_ids=STOPS, **SIZES)]

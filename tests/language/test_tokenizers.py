@@ -89,8 +89,10 @@ def test_stop_tokens_are_those_of_the_generation_config_and_the_tokenizers(token
 
 @pytest.mark.parametrize('written, message', [
     ('{"eos_token_id": [2', 'generation_config.json, line 1: not valid JSON'),
-    ('[2]', 'should be one JSON object'), ('{"eos_token_id": "</s>"}', "eos_token_id='</s>' should be the id of a token"),
-    ('{"eos_token_id": [2, -1]}', r'eos_token_id=\[2, -1\] should be'), ('{"eos_token_id": true}', 'eos_token_id=True')])
+    ('[2]', 'should be one JSON object'),
+    ('{"eos_token_id": "</s>"}', "eos_token_id='</s>' should be the id of a token"),
+    ('{"eos_token_id": [2, -1]}', r'eos_token_id=\[2, -1\] should be'),
+    ('{"eos_token_id": true}', 'eos_token_id=True')])
 def test_damaged_stop_tokens_are_refused(tokenizer, tmp_path, written, message):
     (tmp_path / 'generation_config.json').write_text(written)
     with pytest.raises(UserError, match=message):

@@ -49,8 +49,8 @@ def test_prompts_lose_their_oldest_items_to_the_context(language_model, tmp_path
 def test_explanations_and_questions_go_through_the_chat_template(language_model, tmp_path):
     plain = make_task(tmp_path / 'plain', language_model)
     tokenizer = tasks.load_language(plain.config.language, plain.mesh).tokenizer
-    tokenizer.chat_template = ("{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
-                               '[assistant] ')
+    tokenizer.chat_template = ("{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n"
+                               '{% endfor %}[assistant] ')
     chatting = dataclasses.replace(plain, language=dataclasses.replace(plain.language, tokenizer=tokenizer))
     tokens, mask = chatting.explain_prompts('test')
     text = tokenizer.decode(tokens[0][mask[0]])

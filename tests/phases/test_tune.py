@@ -1,6 +1,7 @@
 """`tune`: what it leaves behind, that it resumes to the same bits, what it holds out, what it refuses."""
 
 import json
+import types
 
 import jax
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 from configs import tune as tune_configs
 from tests.phases.small import save_language_model, small_config
 from xrec_jax.errors import UserError
-from xrec_jax.language import packing, peft, tuning
+from xrec_jax.language import chat, packing, peft, tokenizers, tuning
+from xrec_jax.language.prompts import Prompt
 from xrec_jax.language.packing import Example
 from xrec_jax.parallel import mesh as meshes
-from xrec_jax.phases import schedule, task as tasks, tune
+from xrec_jax.phases import schedule, task as tasks, tune, tune_forms
 from xrec_jax.runs.metrics_writer import read_metrics
 from xrec_jax.runs.workdir import open_workdir
 
@@ -108,7 +110,7 @@ def test_every_epoch_sees_every_example_and_nothing_is_compiled_after_the_first_
     first, *others = [row['compiles'] for row in rows]
     assert first > 0 and others == [0] * 7
     orders = [np.concatenate([index for index, _ in packed[at:at + 4]]) for at in (0, 4)]
-    assert sorted(orders[0]) == sorted(orders[1]) == list(range(27)) and orders[0].tolist() != orders[1].tolist()
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(25)) and orders[0].tolist() != orders[1].tolist()
     assert [row['padding'] for row in rows] == pytest.approx([padding for _, padding in packed])  # each of its own step
 
 
@@ -229,6 +231,19 @@ def test_the_part_that_may_be_cut_is_the_input_or_else_the_instruction(material,
     assert without.prompt[without.cut_from:without.cut_to].startswith('Say ')
     assert '### Instruction:\nSay ' in without.prompt and without.prompt.endswith('\n\n### Response:\n')
     assert '\n\n### Input:\na film, number 1' in with_input.prompt and '### Input' not in without.prompt
+
+
+def test_prompts_go_through_the_chat_template_where_there_is_one(material):
+    tokenizer = tokenizers.load_tokenizer(material['model'])
+    tokenizer.chat_template = ("{{ bos_token }}{% for message in messages %}[{{ message['role'] }}] "
+                               "{{ message['content'] }}\n{% endfor %}[model] ")
+    task = types.SimpleNamespace(language=types.SimpleNamespace(tokenizer=tokenizer))
+    first, second, *_ = tune_forms.alpaca(task, material['a'], 'tune/plain', 64)
+    assert first.prompt.startswith('<s>[user] Say 0, whatever') and first.prompt.endswith('think\n[model] ')
+    assert second.prompt[second.cut_from:second.cut_to] == 'a film, number 1'
+    encoded = packing.encode(tokenizer, [first], 512)
+    said = first.prompt[len('<s>[user] '):-len('\n[model] ')]
+    assert encoded.tokens[:encoded.prompt_lengths[0]].tolist() == chat.encode(tokenizer, [Prompt('', said)])[0]
 
 
 @pytest.mark.parametrize('change, message', [

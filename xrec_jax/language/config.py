@@ -42,7 +42,7 @@ class DecoderConfig:
     family: str = 'llama'  # Hugging Face's `model_type`, a key of `families.FAMILIES`
     dtype: Any = jnp.float32
     # What the backward pass computes again: False, nothing; True, every block (least memory, a third more time);
-    # 'projections', all but the products with weights (a fifth of the memory at no cost in time).
+    # 'projections', all but the products with weights (two fifths of the memory, and no slower).
     remat: bool | str = False
     mesh: Mesh | None = None  # which activations and cache are split over: parallel/sharding.py
 

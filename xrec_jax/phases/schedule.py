@@ -55,8 +55,8 @@ def say_shortened(task: Task) -> None:
     """Says how many prompts lost history to the context; UserError where one is too long without any."""
     for split, lost in task.shortened.items():
         if lost['prompts']:
-            progress.say(f'{split}: {lost["prompts"]:,} of {len(task.examples[split].user):,} prompts were too long for '
-                         f'the context and lost their oldest history items, {lost["items"]:,} in all')
+            progress.say(f'{split}: {lost["prompts"]:,} of {len(task.examples[split].user):,} prompts were too long '
+                         f'for the context and lost their oldest history items, {lost["items"]:,} in all')
 
 
 def run_schedule(task: Task) -> RunState:

@@ -17,6 +17,7 @@ words, c bytes of an activation; H, K, F and V are the device's share.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,7 +36,8 @@ from xrec_jax.parallel.mesh import AXES
 
 PPO_LOGITS = 6  # float32 copies of a response's logits in PPO's loss: log-probs, entropy, and their gradients
 
-ATTENTION = ('fused', 'scores')  # whether the scores [b, H, S, S] are ever in memory
+# Whether the scores [b, H, S, S] are ever in memory: `language/attention.py` writes them, a fused kernel would not.
+ATTENTION = ('scores', 'fused')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Work:
     microbatch: int = 8  # rows of one forward and backward pass: `tune`, `align`
     prompt: int = 512  # tokens
     response: int = 128  # tokens
-    attention: str = 'fused'
+    attention: str = 'scores'  # one of `ATTENTION`
 
     @property
     def length(self) -> int:
@@ -64,7 +66,13 @@ class Model:
 
     @property
     def boxed(self) -> Any:
-        return abstract_params(self.config)
+        """Shapes of the base weights with their logical axes."""
+        return _boxed(self.config)
+
+
+@functools.cache
+def _boxed(config: DecoderConfig) -> Any:
+    return abstract_params(config)
 
 
 def make_mesh(sizes: Mapping[str, int]) -> AbstractMesh:
@@ -80,6 +88,7 @@ def make_mesh(sizes: Mapping[str, int]) -> AbstractMesh:
 # ------------------------------------------------------------------------------------------------ exact
 
 
+@functools.cache
 def weights(model: Model) -> int:
     """The frozen base weights."""
     boxed = model.boxed
@@ -104,6 +113,7 @@ def stored_shapes(model: Model) -> dict:
     return jax.eval_shape(lambda params: quantize.quantize(params, model.quantized, lora.TARGETS), shapes)
 
 
+@functools.cache
 def learner(model: Model) -> tuple[int, int]:
     """The adapter, and AdamW's state of it: both float32."""
     adapter = jax.eval_shape(lambda: lora.init_adapter(jax.random.key(0), stored_shapes(model), model.lora))
@@ -121,6 +131,7 @@ def cache(model: Model, batch: int, slots: int) -> int:
     return 2 * _size(NamedSharding(model.mesh, spec).shard_shape(shape), config.dtype)
 
 
+@functools.cache
 def layer_weights(model: Model) -> int:
     """One layer as it is multiplied: gathered over fsdp, cut by tensor."""
     alone = Model(model.config, make_mesh({'tensor': model.mesh.shape['tensor']}), model.lora, model.quantized)
