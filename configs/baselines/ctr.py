@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 
 from configs import expctr
 from configs.baselines import parse, sweep
-from xrec_jax.phases.fit_predictor import MODELS
 
 TITLES = {'lr': 'LR', 'fm': 'FM', 'dssm': 'DSSM', 'deepfm': 'DeepFM', 'autoint': 'AutoInt', 'pnn': 'PNN',
           'xdeepfm': 'xDeepFM', 'fignn': 'Fi-GNN', 'dcn': 'DCN', 'dcnv2': 'DCNv2', 'din': 'DIN', 'dien': 'DIEN',
@@ -21,7 +20,7 @@ TITLES = {'lr': 'LR', 'fm': 'FM', 'dssm': 'DSSM', 'deepfm': 'DeepFM', 'autoint':
 
 
 def get_config(argument: str = 'ml-100k') -> ConfigDict:
-    dataset, models = parse(argument, MODELS)
+    dataset, models = parse(argument, TITLES)
     config = ConfigDict()
     config.seed = 0
     config.schedule = (*(f'fit({name})' for name in models), 'judge(ctr)')

@@ -114,6 +114,15 @@ def test_every_epoch_sees_every_example_and_nothing_is_compiled_after_the_first_
     assert [row['padding'] for row in rows] == pytest.approx([padding for _, padding in packed])  # each of its own step
 
 
+def test_one_device_learns_what_eight_do(unbroken, material, tmp_path, monkeypatch):
+    make = meshes.make_mesh
+    monkeypatch.setattr(meshes, 'make_mesh', lambda sizes: make({}, jax.devices()[:1]))
+    state = run(config_of(material), tmp_path / 'run')
+    for ours, theirs in zip(metrics(tmp_path / 'run'), metrics(unbroken[0]), strict=True):
+        assert ours.pop('phase') == theirs.pop('phase') and ours == pytest.approx(theirs, rel=1e-3)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), state.adapter, unbroken[1].adapter)
+
+
 class Stop(Exception):
     """What stops a run here."""
 

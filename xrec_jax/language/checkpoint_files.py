@@ -168,7 +168,7 @@ def _nothing_to_read(directory: pathlib.Path, stem: str) -> str:
                 f'weights are read from {wanted}, never from pickles. Fetch that file, or convert them where you '
                 'trust them, in an environment with PyTorch: python -c "from transformers import '
                 "AutoModelForCausalLM as M; M.from_pretrained('OLD').save_pretrained('NEW')\"")
-    return f'{directory / wanted} does not exist; weights are read from safetensors.'
+    return f'{directory / wanted} does not exist; weights are read from safetensors, never from pickles.'
 
 
 def read_tensors(directory: str | os.PathLike) -> dict[str, np.ndarray]:

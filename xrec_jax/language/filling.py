@@ -175,7 +175,7 @@ def _shard(parameter: Parameter, piece: Piece, index: tuple[slice, ...]) -> Shar
 def _put(parameter: Parameter, piece: Piece, blocks: Mapping[Shard, np.ndarray]) -> jax.Array:
     shape, sharding = _layout(parameter, piece)
     if sharding is None:
-        return jnp.asarray(*blocks.values())
+        return jax.device_put(*blocks.values())
     return jax.make_array_from_callback(shape, sharding, lambda index: blocks[_shard(parameter, piece, index)])
 
 

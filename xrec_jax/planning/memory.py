@@ -141,7 +141,8 @@ def layer_weights(model: Model) -> int:
 
 def head_weights(model: Model) -> int:
     """The output matrix as it is multiplied."""
-    return model.config.hidden_size * _share(model, 'vocab', model.config.vocab_size) * model.config.dtype.dtype.itemsize
+    config = model.config
+    return config.hidden_size * _share(model, 'vocab', config.vocab_size) * jnp.dtype(config.dtype).itemsize
 
 
 def rows(model: Model, batch: int) -> int:
