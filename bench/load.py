@@ -1,6 +1,6 @@
 """Loading a checkpoint: time beside the disk's own, and memory beside the weights.
 
-    python bench/load.py [--peer /path/to/python-with-transformers] [--layers 3] [--folder /tmp]
+    python bench/load.py [--peer /path/to/python-with-transformers] [--layers 3] [--folder /tmp] [--only load]
 
 Writes random bfloat16 weights of LLaMA-3.1-8B's widths and vocabulary, but of few layers (3: 3.4 GB), in four
 files with an index, and removes them again. Each line of JSON is a case in a process of its own; imports and
@@ -150,6 +150,7 @@ def main() -> None:
     parser.add_argument('--peer', default='')
     parser.add_argument('--layers', type=int, default=3)
     parser.add_argument('--folder', type=pathlib.Path, default=pathlib.Path(tempfile.gettempdir()))
+    parser.add_argument('--only', default='', help='of the cases above, as load,transformers; read is always run')
     parser.add_argument('--worker', help=argparse.SUPPRESS)
     parser.add_argument('--number', type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument('--address', default='', help=argparse.SUPPRESS)
@@ -164,7 +165,10 @@ def main() -> None:
         write_checkpoint(folder, flags.layers)
         size = sum(path.stat().st_size for path in folder.glob('*.safetensors')) / 1e9
         seconds = {}
+        only = {'read', *(flags.only.split(',') if flags.only else [case for case, _ in PEER + CASES])}
         for case, state in CASES[:2] + (PEER if flags.peer else []) + CASES[2:]:
+            if case not in only:
+                continue
             result = run_case(case, state, folder, flags.peer)
             seconds[case, state] = result['seconds']
             line = {'bench': 'load', 'case': case, 'files': state, 'gb': round(size, 3)} | result

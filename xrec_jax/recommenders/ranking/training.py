@@ -208,9 +208,12 @@ def fit(model: nn.Module, loss: Loss, config: RankingConfig, data: Data, valid: 
         raise ValueError('fit needs a key to start from or a state to continue, not both')
     state = init_state(model, data, key) if state is None else state
     step = run_epoch if state.epoch.ndim == 0 else run_epoch_of_seeds
+    # Left to itself the compiler may place what comes out elsewhere, and a resumed run would round otherwise.
+    placed = jax.tree.map(lambda leaf: leaf.sharding, state)
     while not finished(state, config):
         running = ~np.asarray(finished_seeds(state, config))
         state, values = step(model, loss, config, state, data, valid)
+        state = jax.device_put(state, placed)
         epoch = int(np.max(state.epoch))
         values = {name: np.asarray(value)[running] for name, value in values.items()}
         _check_finite(type(model).__name__, config, data, epoch, values)
