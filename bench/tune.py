@@ -19,7 +19,10 @@ above 1, we are faster; `ratio_of_fastest`, of the fastest step of each, says mo
            projections, V D the head, A the adapter (2 forward, 2 for the gradient of what comes in; 2 more for that
            of the weights, which only the adapter has), the last attention over S slots, not halved for causality.
            Peak: the best of float32 (or `--dtype`) products 2048³ (8192³ on accelerators) in the same process.
-  quality  nats and perplexity a token of held-out stories, of the embedded model in float32, int8 and int4
+  quality  nats and perplexity a token of held-out stories, of the embedded model in float32, int8 and int4:
+             reason   of the reason alone, given its prompt, which nearly says it
+             answer   of the Yes or No
+             text     of prompt and reason, from the first token on: titles and histories that nothing foretells
 """
 
 import argparse
@@ -297,13 +300,19 @@ def quality(args) -> None:
     directory = importlib.resources.files('xrec_jax.language') / 'tiny'
     config, params = weights.load_model(directory)
     tokenizer, held_out = tokenizers.load_tokenizer(directory), probes.tell_many(0, args.stories, 6)
+    pairs = {'reason': [(story.explain_prompt, story.reason) for story in held_out],
+             'answer': [(story.click_prompt, story.answer) for story in held_out],
+             'text': [('', story.explain_prompt + story.reason) for story in held_out]}
     bases = {'float32': params} | {kind: quantize.quantize(params, kind, lora.TARGETS) for kind in quantize.KINDS}
+    whole = None
     for kind, base in bases.items():
-        losses = probes.response_loss(decoder.Decoder(config), base, tokenizer, held_out)
+        losses = probes.losses(decoder.Decoder(config), base, tokenizer, pairs)
+        whole = whole or losses
         print(json.dumps({
             'claim': 'quantize', 'kind': kind, 'stories': args.stories, 'mib': round(quantize.num_bytes(base) / 2**20, 2),
-            **{name: round(value, 5) for name, value in losses.items()},
-            **{name.replace('loss', 'perplexity'): round(float(np.exp(value)), 5) for name, value in losses.items()},
+            **{f'{name}_loss': round(value, 5) for name, value in losses.items()},
+            **{f'{name}_perplexity': round(float(np.exp(value)), 5) for name, value in losses.items()},
+            **{f'{name}_perplexity_lost': f'{np.expm1(value - whole[name]):+.3%}' for name, value in losses.items()},
         }), flush=True)
 
 

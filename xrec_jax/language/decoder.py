@@ -262,6 +262,12 @@ class Decoder(nn.Module):
         return head.astype(self.config.dtype), self.get_variable('params', HEAD_SCALE)
 
 
+def head_product(x: jax.Array, head: jax.Array, axis: int) -> jax.Array:
+    """x [..., n] times `Decoder.head`'s matrix over its `axis`, float32; the matrix is not transposed, of which a loop
+    would be given a copy."""
+    return jax.lax.dot_general(x, head, (((x.ndim - 1,), (axis,)), ((), ())), preferred_element_type=jnp.float32)
+
+
 def positions_of(mask: jax.Array) -> jax.Array:
     """Rotary positions [B, S] of a left- or right-padded mask [B, S]: pads do not count."""
     mask = mask.astype(jnp.int32)
