@@ -93,7 +93,7 @@ def get_config(dataset: str = 'simulated') -> ConfigDict:
         'baseline': 'without_text',  # a control variate: phases/align.py; 'none' is the paper
         'center_by_label': False,
         'form_penalty': 0.0,  # off the normalised reward of a text that misses the form
-        'iterations': 10,
+        'iterations': 8,
         'rollout_size': 128,  # texts: 64 examples
         'checkpoint_every': 5,
     })
@@ -139,7 +139,7 @@ def data_config(config: ConfigDict, dataset: str) -> ConfigDict:
         'train_share': 1.0,
     })
     if name == 'simulated':
-        data.options.update({'num_users': 200, 'num_items': 200, 'num_interactions': 2400, 'num_attributes': 8,
+        data.options.update({'num_users': 160, 'num_items': 160, 'num_interactions': 1600, 'num_attributes': 8,
                              'attributes_per_item': (1, 1), 'num_loved': 4, 'num_hated': 4, 'noise': 0.3})
         data.options.seed = config.get_ref('seed')
     return data

@@ -58,12 +58,9 @@ class Store:
 
     def find(self, user: str, item: str) -> list[dict]:
         """The explanations of a pair, one dict of columns each; [] where there are none."""
-        start = self._first(lambda pair: pair >= (user, item))
-        rows = []
-        while start < len(self.table) and self._pair(start) == (user, item):
-            rows.append(start)
-            start += 1
-        return self.table.take(pa.array(rows, pa.int64())).to_pylist() if rows else []
+        start, end = (self._first(holds) for holds in (lambda pair: pair >= (user, item),
+                                                       lambda pair: pair > (user, item)))
+        return self.table.slice(start, end - start).to_pylist()
 
     def missing(self, user: str, item: str) -> str:
         """Says why a pair is not there, for a person."""
