@@ -21,7 +21,7 @@ from xrec_jax.metrics import ctr, ranking as ranking_metrics, rating
 from xrec_jax.phases import fit_predictor, fit_ranking
 from xrec_jax.phases.task import Task
 from xrec_jax.recommenders import ranking, training
-from xrec_jax.runs.explanations import read_explanations, vectors
+from xrec_jax.runs.explanations import newest, read_explanations, vectors
 from xrec_jax.runs.state import Fitted, RunState
 
 SPLITS = ('valid', 'test')
@@ -31,7 +31,7 @@ Figures = dict[str, dict[str, list[float]]]  # by split and metric, a value of e
 
 def explanations(state: RunState, name: str) -> dict[str, pa.Table]:
     """What the newest phase `explain(name)` wrote, by split, in the order of the examples."""
-    path = [path for phase, path in state.explanations.items() if phase.endswith(f'-explain-{name}')][-1]
+    path = newest(state.explanations, name)
     return {split: read_explanations(path, split).sort_by('example') for split in SPLITS}
 
 

@@ -1,7 +1,7 @@
 """The table of explanations that a phase writes: `explanations/<phase>.parquet`."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +35,11 @@ class ExplanationWriter(PartsWriter):
     def add(self, *, vector: np.ndarray | None = None, **columns) -> None:
         """Adds rows; columns by the names of `SCHEMA`, `vector` float [N, d] or None."""
         super().add(**columns, **({} if vector is None else {'vector': list(vector)}))
+
+
+def newest(explanations: Mapping[str, pathlib.Path], name: str) -> pathlib.Path:
+    """What the newest phase `explain(name)` wrote, of phase → file (`RunState.explanations`)."""
+    return [path for phase, path in explanations.items() if phase.endswith(f'-explain-{name}')][-1]
 
 
 def read_explanations(path: pathlib.Path, split: str | Sequence[str] | None = None) -> pa.Table:
