@@ -7,7 +7,7 @@
   `examples`     a few explanations before and after, side by side
 All of it goes to `summary.json` too, the table also to `table.csv` and `table.md`. Without `judge.before`
 and `judge.after` there are no explanations to look at. Pairs and attributes of LLMXRec are judged in `judge_pairs` and
-`judge_attributes`. Every score is of an explanation written without the label.
+`judge_attributes`, texts in `judge_text`. Every score is of an explanation written without the label.
 """
 
 import csv
@@ -27,7 +27,7 @@ from xrec_jax.data import protocols
 from xrec_jax.errors import UserError, nearest
 from xrec_jax.metrics import attributes
 from xrec_jax.metrics.spread import spread
-from xrec_jax.phases import judge_attention, judge_attributes, judge_pairs, scorers
+from xrec_jax.phases import judge_attention, judge_attributes, judge_pairs, judge_text, scorers
 from xrec_jax.phases.scorers import SPLITS, SUMMARY, Figures
 from xrec_jax.phases.task import Task
 from xrec_jax.runs import progress
@@ -35,7 +35,7 @@ from xrec_jax.runs.files import write_whole
 from xrec_jax.runs.state import RunState
 from xrec_jax.runs.summary import update_summary
 
-OTHERS = {'pairs': judge_pairs, 'attributes': judge_attributes}  # what needs no scorers
+OTHERS = {'pairs': judge_pairs, 'attributes': judge_attributes, 'text': judge_text}  # what needs no scorers
 
 FALLBACK = {
     'click': 'by their other fields (an id that was never trained is as it was drawn, near zero)',
