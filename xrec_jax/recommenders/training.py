@@ -302,10 +302,10 @@ def _replaced(params: Any, leaves: Any) -> Any:
 
 
 def _logits(model: Predictor, params: Any, fields: Fields, rows: Rows, block: int = 4096):
-    """Logits [N], `block` rows at a time, so that memory does not grow with N."""
+    """Logits [N], at most `block` rows at a time, so that memory does not grow with N."""
     num_rows = rows.user.shape[0]
-    block = min(block, num_rows)
     num_blocks = -(-num_rows // block)
+    block = -(-num_rows // num_blocks)  # of even sizes: less is filled up
     pad = num_blocks * block - num_rows
 
     def blocks(x):
