@@ -68,5 +68,9 @@ def small_recpie(language_model: pathlib.Path) -> ml_collections.ConfigDict:
 
 
 def get_config(language_model: str) -> ml_collections.ConfigDict:
-    """So that `--config tests/phases/small.py:MODEL` runs it."""
-    return small_config(pathlib.Path(language_model))
+    """Its first half alone, so that `--config tests/phases/small.py:MODEL` runs that."""
+    config = small_config(pathlib.Path(language_model))
+    config.schedule = ('explain(icl)', 'fit(ids)', 'align(lc)', 'explain(final)', 'judge(ctr)')
+    del config.judge.scorers['ExpCTR-Aug']
+    config.judge.after.scorers = ('ExpCTR-LLM',)
+    return config
