@@ -193,6 +193,8 @@ def tune_on(task: Task, state: RunState, phase: str, index: int, settings: ml_co
         say_test(task, phase, run, before, adapter, unseen)
     peft.save_adapter(task.workdir / 'adapters' / phase, task.language.model.config, adapter, task.language.lora)
     progress.say(summary(task, phase))
+    rates = [row['tokens_per_second'] for row in read_metrics(task.metrics.path, phase)]
+    update_summary(task.workdir, {f'{phase}-tokens_per_second': float(np.mean(rates))})
     state = state.replace(adapters=state.adapters | {settings.adapter_name: adapter})
     if settings.adapter_name == 'policy':  # the value head was of another policy
         state = state.replace(reference=adapter, value_head=None)

@@ -27,7 +27,6 @@ class RunState:
     value_head: dict | None = None
     predictors: dict[str, Fitted] = dataclasses.field(default_factory=dict)  # by name
     explanations: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)  # by phase, oldest first
-    seconds: dict[str, float] = dataclasses.field(default_factory=dict)  # by phase, of this process
 
     @property
     def adapter(self) -> dict | None:
