@@ -109,6 +109,7 @@ def get_config(argument: str = 'ml-100k') -> ConfigDict:
     config.tune.update({'max_length': 512, 'row_length': 512, 'batch_size': 8, 'microbatch_size': 4})  # [T]
     config.explainer = ConfigDict({
         'adapter_name': 'explainer',
+        'load': '',  # an adapter that was tuned before
         'data': {
             'folder': material,
             'train': ('instruct_train.jsonl', 'attributes_train.jsonl'),
@@ -122,6 +123,7 @@ def get_config(argument: str = 'ml-100k') -> ConfigDict:
     })
     config.judge_adapter = ConfigDict({
         'adapter_name': 'judge',
+        'load': '',
         'data': {'train': (), 'forms': ('pairs',), 'valid_share': 0.0},  # config.judge_pairs
         # [T]: with 4e-3, or with 32 in a batch and 3e-3, `tiny` answers by chance to the end.
         'epochs': 2,
@@ -166,7 +168,8 @@ def get_config(argument: str = 'ml-100k') -> ConfigDict:
         'generators': (('LLaMA', 'llama'), ('ChatGLM', 'chatglm'), ('GPT-3.5', 'gpt35'), ('GPT-4', 'gpt4'),
                        ('ours, tuned', 'tuned')),
         'adapter': 'judge',
-        'reference': '',  # one of them, to compare the others with it alone
+        'reference': '',  # one of them, to compare the others with it alone; and what they differ in
+        'condition': '',
         'max_requests': 0,  # compared of each recommender; 0: all
         # attributes: what is inferred, by which models (their adapters; '': the base model), of which items
         'attributes': ATTRIBUTES[name],
