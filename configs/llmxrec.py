@@ -24,7 +24,7 @@ DATASETS = {  # argument → name in our catalog, in the material, length of his
     'ml-100k': ('ml-100k', 'ml-100k', 50), 'mind': ('mind-small', 'mind_small_dev', 10), 'steam': ('steam', 'steam', 10)}
 RECOMMENDERS = {'bpr': 'BPR-MF', 'sasrec': 'SASRec', 'lightgcn': 'LightGCN'}  # and their names in the material
 GENERATORS = {'llama': 'LLaMA2', 'chatglm': 'ChatGLM2', 'gpt35': 'GPT3.5', 'gpt4': 'GPT4'}  # recorded
-ATTRIBUTES = {'ml-100k': ('customer',), 'mind': ('category', 'interest'), 'steam': ('price',)}
+ATTRIBUTES = {'ml-100k': ('customer',), 'mind': ('category', 'interest'), 'steam': ('price', 'popularity')}
 
 
 def get_config(argument: str = 'ml-100k') -> ConfigDict:

@@ -15,8 +15,9 @@ from configs import llmxrec, llmxrec_analyses
 from tests.phases import small
 from xrec_jax.data.domains import MOVIES
 from xrec_jax.errors import UserError
-from xrec_jax.language import instructions
+from xrec_jax.language import instructions, sheets
 from xrec_jax.language.instructions import Item, Recommendation
+from xrec_jax.language.material import attribute_examples
 from xrec_jax.phases import explain_requests, requests, schedule, task as tasks, tune
 from xrec_jax.runs.explanations import ExplanationWriter, read_explanations
 from xrec_jax.runs.parts import PartsWriter
@@ -196,6 +197,30 @@ def test_a_stopped_run_ends_with_the_same_explanations_and_verdicts(unbroken, pl
         assert read_explanations(state.explanations[phase]).equals(read_explanations(path)), phase
     for file in (unbroken[1] / 'judgements').iterdir():
         assert pq.read_table(workdir / 'judgements' / file.name).equals(pq.read_table(file)), file.name
+
+
+def test_requests_become_instruction_data(unbroken, tmp_path):
+    _, workdir = unbroken
+    cases = sheets.read_cases(workdir / 'cases' / '03-explain-recommended.jsonl')
+    texts = read_explanations(workdir / 'explanations' / '03-explain-recommended.parquet')['text'].to_pylist()
+    assert [case.answers['recommended'] for case in cases] == texts and len(sheets.draw_sheet(cases, 'text').entries) == 12
+    examples = attribute_examples.read_attribute_examples(workdir / 'cases' / '03-explain-recommended-attributes.jsonl')
+    assert {example.task for example in examples} >= {'category', 'interest', 'popularity'}
+    for example in examples:
+        assert example.usable
+        if example.task == 'popularity':
+            assert 1 <= example.values['popularity'] <= 5
+    # The files of recorded explanations hold their instructions already.
+    assert not (workdir / 'cases' / '04-explain-llama.jsonl').exists()
+
+
+def test_popularity_is_the_fifth_of_the_items(places):
+    task = tasks.make_task(small_config(places), places[2] / 'nowhere')
+    levels = requests.popularity_levels(task)
+    count = np.bincount(task.examples['train'].item, minlength=20)
+    assert (np.diff(levels[np.argsort(count, kind='stable')]) >= 0).all()
+    assert levels[np.argmax(count)] == 5 and levels[np.argmin(count)] == 1
+    assert all((levels == level).sum() <= 12 for level in range(1, 6))
 
 
 def test_bad_settings_are_refused_before_anything_runs(places):

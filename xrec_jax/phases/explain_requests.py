@@ -4,7 +4,7 @@
   recorded  what `settings.generator` has in the file of the requests; what it was not asked about has no row
   endpoint  any OpenAI-compatible server (`language.endpoint`); answers are kept in answers/<phase>.jsonl
 
-A stopped phase goes on from its last part (model), or from the answers on disk (endpoint).
+What was asked, with what was written as drafts, is left as instruction data (`cases`). A stopped phase goes on from its last part (model), or from the answers on disk (endpoint).
 """
 
 import time
@@ -17,7 +17,7 @@ import numpy as np
 from xrec_jax.errors import UserError, nearest
 from xrec_jax.language import endpoint as endpoints
 from xrec_jax.language import instructions
-from xrec_jax.phases import requests, writing
+from xrec_jax.phases import cases, requests, writing
 from xrec_jax.phases.requests import Requests
 from xrec_jax.phases.settings import settings_of
 from xrec_jax.phases.task import Task
@@ -34,6 +34,9 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
         wanted = requests.make(task, state, settings.requests)
         WRITERS[settings.writer](task, state, phase, index, settings, wanted, writer)
         writer.finish()
+        if settings.writer != 'recorded':
+            cases.write(task.workdir, phase, settings.name, wanted, requests.texts(task, wanted, changes(settings)),
+                        read_explanations(writer.path))
     table = read_explanations(writer.path)
     words = [len(text.split()) for text in table['text'].to_pylist()]
     progress.say(f'{phase}: {len(table):,} explanations ({", ".join(table["group"].unique().to_pylist())}); '

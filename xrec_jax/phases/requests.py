@@ -8,6 +8,7 @@ tuned on, with the oldest of the history left out where it does not fit.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -62,6 +63,16 @@ def top1(task: Task, state: RunState, settings: ml_collections.ConfigDict) -> Re
     return Requests('top1', **columns)
 
 
+def popularity_levels(task: Task) -> np.ndarray:
+    """int64 [I]: 1 to 5, the fifth of the items that one belongs to by its training interactions; 5 the most popular.
+
+    LLMXRec asks for popularity "from 1 to 5" and does not say what the levels are. Items as popular as each other share
+    the lower level.
+    """
+    count = np.bincount(task.examples['train'].item, minlength=len(task.dataset.items))
+    return 1 + np.searchsorted(np.quantile(count, (0.2, 0.4, 0.6, 0.8)), count, side='left')
+
+
 class _Past:
     """Items, users and what each user met before the test item, as instructions show them."""
 
@@ -70,7 +81,8 @@ class _Past:
         self.domain = dataset.domain
         self.user_ids, self.item_ids = (table.column(0).to_pylist() for table in (dataset.users, dataset.items))
         self.profiles = [dict(profile or ()) for profile in dataset.users['profile'].to_pylist()]
-        details = [dict(one or ()) for one in dataset.items['details'].to_pylist()]
+        details = [dict(one or ()) | {'popularity': str(level)} for one, level in zip(
+            dataset.items['details'].to_pylist(), popularity_levels(task))]
         self.items = [instructions.shown_item(dataset.domain, title, attributes or (), facts) for title, attributes, facts
                       in zip(task.titles, dataset.items['attributes'].to_pylist(), details)]
         self.history = dict(zip(test.user.tolist(), test.history))
@@ -95,9 +107,15 @@ def recorded(task: Task, state: RunState, settings: ml_collections.ConfigDict) -
 
 def recorded_groups(settings: ml_collections.ConfigDict) -> list[records.Aligned]:
     """The groups of `settings.recommenders`, the first `settings.max_rows` of each (0: all)."""
-    table = records.read_recorded(settings.file)
-    return [_first(records.aligned(table, settings.dataset, name), settings.max_rows)
-            for name in settings.recommenders]
+    return [_first(group, settings.max_rows)
+            for group in _read_groups(settings.file, settings.dataset, tuple(settings.recommenders))]
+
+
+@functools.lru_cache(maxsize=2)
+def _read_groups(file: str, dataset: str, recommenders: tuple[str, ...]) -> list[records.Aligned]:
+    """Read and taken apart once: every phase of a run asks for them."""
+    table = records.read_recorded(file)
+    return [records.aligned(table, dataset, name) for name in recommenders]
 
 
 def _first(group: records.Aligned, most: int) -> records.Aligned:
