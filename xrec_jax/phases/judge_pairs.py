@@ -37,7 +37,7 @@ from xrec_jax.phases import requests
 from xrec_jax.phases.settings import settings_of
 from xrec_jax.phases.task import Task
 from xrec_jax.runs import progress
-from xrec_jax.runs.explanations import read_explanations
+from xrec_jax.runs.explanations import newest, read_explanations
 from xrec_jax.runs.parts import PartsWriter
 from xrec_jax.runs.state import RunState
 
@@ -208,8 +208,7 @@ def compare(task: Task, state: RunState, phase: str, settings: ml_collections.Co
     names = [title for title, _ in settings.generators]
     texts = {}
     for name, written in settings.generators:
-        path = [path for done, path in state.explanations.items() if done.endswith(f'-explain-{written}')][-1]
-        for row in read_explanations(path).select(['group', 'user_id', 'text']).to_pylist():
+        for row in read_explanations(newest(state.explanations, written)).select(['group', 'user_id', 'text']).to_pylist():
             if row['text']:  # an empty explanation is compared with none
                 texts[name, row['group'], row['user_id']] = row['text']
     wanted = requests.make(task, state, settings_of(task.config, 'explain', settings.generators[0][1]).requests)
