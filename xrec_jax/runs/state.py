@@ -29,7 +29,6 @@ class RunState:
     soft_prompt: dict | None = None  # 'projection' and 'consumers' (`language.soft_prompt`), as `align` left them; or None
     profiles: pathlib.Path | None = None  # of items, that the language model wrote
     explanations: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)  # by phase, oldest first
-    seconds: dict[str, float] = dataclasses.field(default_factory=dict)  # by phase, of this process
 
     @property
     def adapter(self) -> dict | None:
