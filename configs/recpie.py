@@ -139,7 +139,10 @@ def data_config(config: ConfigDict, dataset: str) -> ConfigDict:
         'train_share': 1.0,
     })
     if name == 'simulated':
-        data.options.update({'num_users': 160, 'num_items': 160, 'num_interactions': 1600, 'num_attributes': 8,
+        data.options.update({'num_users': 120, 'num_items': 120, 'num_interactions': 1200, 'num_attributes': 8,
                              'attributes_per_item': (1, 1), 'num_loved': 4, 'num_hated': 4, 'noise': 0.3})
         data.options.seed = config.get_ref('seed')
+        data.history_length = 6
+    if dataset == 'ml-100k':  # what two CPU cores can do; all of it: filters.max_per_user=0, filters.sample_users=0
+        data.filters.update({'max_per_user': 50, 'sample_users': 60})
     return data
