@@ -28,7 +28,7 @@ from xrec_jax.data import protocols
 from xrec_jax.errors import UserError, nearest
 from xrec_jax.metrics import attributes
 from xrec_jax.metrics.spread import spread
-from xrec_jax.phases import judge_attention, judge_attributes, judge_pairs, judge_text, predictions, scorers
+from xrec_jax.phases import contrast, judge_attention, judge_attributes, judge_pairs, judge_text, predictions, scorers
 from xrec_jax.phases.scorers import SPLITS, SUMMARY, Figures
 from xrec_jax.phases.task import Task
 from xrec_jax.runs import progress
@@ -74,7 +74,7 @@ def _scored(task: Task, state: RunState, settings: ml_collections.ConfigDict) ->
         'positive_rate': {split: protocols.positive_rate(rows) for split, rows in task.examples.items()},
         'unseen_in_training': {split: scorers.unseen(task, split) for split in SPLITS},
         'fallbacks': fallbacks,
-        'shortened_prompts': task.shortened if task.explains_examples else None,
+        'shortened_prompts': _shortened(task, state),
         'named_decisive_attribute': {
             side: {split: named_share(task, split, texts[side][split]) for split in SPLITS} for side in sides} or None,
     }
@@ -96,6 +96,13 @@ def _scored(task: Task, state: RunState, settings: ml_collections.ConfigDict) ->
         _say_named(summary['named_decisive_attribute'])
         progress.CONSOLE.print(examples(task, settings, texts['before']['test'], texts['after']['test'], scores))
     return summary
+
+
+def _shortened(task: Task, state: RunState) -> dict | None:
+    """By split: prompts that were too long for the context; None in runs that explain no examples."""
+    if task.explains_examples:
+        return task.shortened
+    return contrast.contrast_of(task, state).shortened() if task.kinds else None
 
 
 def measure(task: Task, state: RunState, settings: ml_collections.ConfigDict
