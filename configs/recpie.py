@@ -10,8 +10,8 @@ catalog (xrec_jax/data/README.md). A rating r is predicted as its place on the s
 With the embedded model the prompts are in the language that it knows (`recpie/tiny_*`); a LLaMA gets the paper's:
 
     --config.language.model=DIR --config.prompt.positive=recpie/positive --config.prompt.negative=recpie/negative \
-    --config.prompt.profile=recpie/profile --config.prompt.direct=recpie/direct --config.explain.profile.stop= --config.explain.profile.max_length=96 \
-    --config.generate.max_length=64
+    --config.prompt.profile=recpie/profile --config.prompt.direct=recpie/direct --config.explain.profile.stop= \
+    --config.explain.profile.max_length=96 --config.generate.max_length=64
 
 What comes out stands in README.md, "RecPIE".
 """
