@@ -260,8 +260,7 @@ def told(task: Task, phase: str, settings: ml_collections.ConfigDict, table: pa.
     if settings.reference:
         rows = against_reference(table, names, settings.reference, task.seed)
         progress.CONSOLE.print(output.table(rows, f'{phase}: {settings.condition}, against {settings.reference}'))
-        path = win_ratio.write(task.workdir / 'analysis', phase, rows, settings.reference, settings.condition)
-        progress.say(f'{phase}: written to {path}')
+        win_ratio.write(task.workdir / 'analysis', phase, rows, settings.reference, settings.condition)
         return {'conditions': rows}
     reports = {group: pairwise.report(verdicts_of(table, group, names), names, seed=task.seed)
                for group in table['group'].unique().to_pylist()}
