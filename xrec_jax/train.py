@@ -25,7 +25,7 @@ def main(argv: list[str]) -> None:
     open_workdir(directory, config)
 
     devices = jax.devices()
-    progress.say(f'{len(devices)} × {devices[0].device_kind}; {directory}')
+    progress.say(f'{len(devices)} × {devices[0].device_kind} ({jax.default_backend()}); {directory}')
     if task.dataset:
         progress.say(told(task))
     run_schedule(task)
