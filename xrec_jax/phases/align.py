@@ -21,12 +21,12 @@ import numpy as np
 from xrec_jax.errors import UserError, nearest
 from xrec_jax.language import generate, lora, policy
 from xrec_jax.language.decoder import Decoder, abstract_params
-from xrec_jax.parallel import sharding
+from xrec_jax.parallel import distributed, sharding
 from xrec_jax.phases import fit_predictor, writing
 from xrec_jax.phases.task import Task
 from xrec_jax.recommenders import training
 from xrec_jax.rl import ppo, rewards, update
-from xrec_jax.runs import progress
+from xrec_jax.runs import preemption, progress
 from xrec_jax.runs.checkpoints import Checkpoints
 from xrec_jax.runs.compiles import num_compiles
 from xrec_jax.runs.explanations import ExplanationWriter
@@ -77,7 +77,7 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
         'kl_coef': jnp.float32(settings.kl_coef),
     }, abstract_params(model), task.mesh, model.units)
 
-    writer = ExplanationWriter(task.workdir, phase)
+    writer = ExplanationWriter(task.workdir, phase, split=True)
     with Checkpoints(task.workdir / 'checkpoints' / phase) as checkpoints:
         done, learner = checkpoints.restore(learner)
         total = settings.iterations
@@ -92,9 +92,12 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
                     task.metrics.write(phase, iteration, metrics)
                     advance(settings.rollout_size,
                             f'reward {metrics["reward"]:.3f}  KL {metrics["kl_response"]:.2f}')
-                    if iteration % settings.checkpoint_every == 0 or iteration == total:
+                    stop = preemption.requested()
+                    if stop or iteration % settings.checkpoint_every == 0 or iteration == total:
                         writer.flush(iteration)
                         checkpoints.save(iteration, learner)
+                    if stop:
+                        preemption.leave(phase, iteration)
             writer.finish()
     progress.say(summary(task, phase, settings))
     params = learner['params']
@@ -131,9 +134,10 @@ def iterate(task: Task, state: RunState, settings, learner: dict, writer: Explan
                         (task.seed, index))
     write_key, update_key = jax.random.split(key)
     prompts = writing.prompt_batch(task, 'train', rows)
+    rows = rows[distributed.rows_here(task.mesh, len(rows))]
     with watch('generate'):
         responses = writing.write(task, learner['params']['lora'], prompts, write_key)
-        texts = writing.texts_of(task, responses)
+        texts = writing.texts_of(task, responses)  # of this process, as all that is on the host below
     # Dispatched before the rewards, so that the device works while the host makes the questions.
     inputs = {'prompts': prompts[0], 'prompt_mask': prompts[1],
               'responses': responses.tokens, 'response_mask': responses.mask}
@@ -142,9 +146,10 @@ def iterate(task: Task, state: RunState, settings, learner: dict, writer: Explan
                    num_chunks=settings.rollout_size // settings.learner.microbatch_size, reference=state.reference)
     with watch('reward'):
         raw, columns = REWARDS[settings.reward](task, state, settings, rows, texts)
+        placed = distributed.place_rows((raw, examples.label[rows]), task.mesh)
     with watch('log_probs'):
         rollout, normalised, metrics = jax.block_until_ready(make_rollout(
-            scored, *sharding.place_batch((raw, examples.label[rows]), task.mesh), responses,
+            scored, *placed, responses,
             learner['kl_coef'], center=settings.center_by_label, clip=settings.reward_clip,
             penalty=settings.truncation_penalty, config=ppo.PPOConfig(**settings.ppo.to_dict())))
     with watch('update'):
@@ -160,21 +165,22 @@ def iterate(task: Task, state: RunState, settings, learner: dict, writer: Explan
     if settings.kl_target > 0:
         kl_coef = ppo.adaptive_kl(kl_coef, metrics['kl_response'], settings.kl_target, settings.kl_horizon,
                                   settings.rollout_size)
-    lengths = np.asarray(responses.lengths)
+    lengths, truncated = distributed.part_here((responses.lengths, responses.truncated), task.mesh)
     writer.add(
         user_id=task.dataset.users['user_id'].take(examples.user[rows]),
         item_id=task.dataset.items['item_id'].take(examples.item[rows]),
         kind='reason', split='train', example=rows.astype(np.int32), text=texts, reward=raw,
-        num_tokens=lengths.astype(np.int32), truncated=np.asarray(responses.truncated), step=iteration,
+        num_tokens=lengths.astype(np.int32), truncated=truncated, step=iteration,
         **columns)
     seconds = sum(watch.seconds.values())
+    raw, lengths, truncated = distributed.whole((placed[0], responses.lengths, responses.truncated))
     row = {
         'reward': raw.mean(), 'reward_std': raw.std(),
         'reward_normalised': normalised.mean(), 'reward_normalised_std': normalised.std(),
         **metrics, **{name: value for name, value in update_metrics.items() if name not in metrics},
         'kl_coef': learner['kl_coef'],
-        'response_length': lengths.mean(), 'truncation_rate': np.asarray(responses.truncated).mean(),
-        'distinct_texts': len(set(texts)) / len(texts),
+        'response_length': lengths.mean(), 'truncation_rate': truncated.mean(),
+        'distinct_texts': distributed.num_distinct(texts, task.mesh) / settings.rollout_size,
         'tokens_per_second': lengths.sum() / seconds,
         'compiles': num_compiles() - compiles,
         **{f'seconds_{name}': value for name, value in watch.seconds.items()},

@@ -11,11 +11,11 @@ import ml_collections
 import numpy as np
 
 from xrec_jax.errors import UserError, nearest
-from xrec_jax.parallel import sharding
+from xrec_jax.parallel import distributed, sharding
 from xrec_jax.phases import explain_requests, writing
 from xrec_jax.phases.task import Task
 from xrec_jax.rl import rewards
-from xrec_jax.runs import progress
+from xrec_jax.runs import preemption, progress
 from xrec_jax.runs.explanations import ExplanationWriter, read_explanations
 from xrec_jax.runs.state import RunState
 
@@ -29,7 +29,7 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
         return explain_requests.run(task, state, phase, index, settings)
     key = jax.random.fold_in(jax.random.key(task.seed), index)
     adapter = state.adapter if settings.adapter else None
-    writer = ExplanationWriter(task.workdir, phase)
+    writer = ExplanationWriter(task.workdir, phase, split=True)
     batches = [(split, rows) for split in settings.splits for rows in _batches(task, split, index, settings)]
     if not writer.finished:
         done = writer.last_step
@@ -38,8 +38,11 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
                           'texts') as advance:
             for step, (split, rows) in enumerate(batches[done:], done + 1):
                 _explain(task, adapter, split, rows, jax.random.fold_in(key, step), step, settings, writer)
-                if step % settings.checkpoint_every == 0 or step == len(batches):
+                stop = preemption.requested()
+                if stop or step % settings.checkpoint_every == 0 or step == len(batches):
                     writer.flush(step)
+                if stop:
+                    preemption.leave(phase, step)
                 advance(len(rows))
         writer.finish()
     progress.say(summary(task, phase, settings, writer))
@@ -66,19 +69,20 @@ def _batches(task: Task, split: str, index: int, settings: ml_collections.Config
 
 def _explain(task: Task, adapter, split: str, rows: np.ndarray, key: jax.Array, step: int, settings,
              writer: ExplanationWriter) -> None:
-    count = len(rows)
     filled = np.resize(rows, settings.batch_size)  # the last batch is filled up: one static shape
     responses = writing.write(task, adapter, writing.prompt_batch(task, split, filled), key)
+    here = distributed.rows_here(task.mesh, len(filled))  # of this process, as all that follows
     texts = writing.texts_of(task, responses)
-    scores = writing.llm_scores(task, split, filled, texts)[:count]
-    texts, examples = texts[:count], task.examples[split]
+    scores = writing.llm_scores(task, split, filled[here], texts)
+    lengths, truncated = distributed.part_here((responses.lengths, responses.truncated), task.mesh)
+    count = int((here < len(rows)).sum())
+    rows, texts, scores, examples = rows[here[:count]], texts[:count], scores[:count], task.examples[split]
     writer.add(
         user_id=task.dataset.users['user_id'].take(examples.user[rows]),
         item_id=task.dataset.items['item_id'].take(examples.item[rows]),
         kind='reason', split=split, example=rows.astype(np.int32), text=texts, llm_score=scores,
         reward=np.asarray(rewards.lc_reward(examples.label[rows], scores)),
-        num_tokens=np.asarray(responses.lengths)[:count].astype(np.int32),
-        truncated=np.asarray(responses.truncated)[:count], step=step,
+        num_tokens=lengths[:count].astype(np.int32), truncated=truncated[:count], step=step,
         vector=writing.encode(task, texts) if settings.encode else None)
 
 

@@ -17,7 +17,6 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import rich.table
 
 from xrec_jax.errors import UserError
@@ -27,11 +26,11 @@ from xrec_jax.language.material import judge_pairs
 from xrec_jax.language.material.judge_pairs import Pair
 from xrec_jax.metrics import judging, pairwise
 from xrec_jax.metrics.calibration import fit_temperature, log_loss
-from xrec_jax.parallel import sharding
+from xrec_jax.parallel import distributed, sharding
 from xrec_jax.phases import requests
 from xrec_jax.phases.settings import settings_of
 from xrec_jax.phases.task import Task
-from xrec_jax.runs import progress
+from xrec_jax.runs import files, progress
 from xrec_jax.runs.explanations import read_explanations
 from xrec_jax.runs.parts import PartsWriter
 from xrec_jax.runs.state import RunState
@@ -157,7 +156,7 @@ class Judge:
                     batch = tokenizers.pad([rows[n] for n in filled], int(width), 'left')
                     log_probs = choices.score(self._task.language.model, self._variables,
                                               *sharding.place_batch(batch, self._task.mesh), self._answers)
-                    odds[chosen] = np.asarray(log_probs[:, 0] - log_probs[:, 1], np.float64)[:len(chosen)]
+                    odds[chosen] = distributed.whole(log_probs[:, 0] - log_probs[:, 1]).astype(np.float64)[:len(chosen)]
                     advance(len(chosen))
         return odds
 
@@ -174,7 +173,7 @@ def compare(task: Task, state: RunState, phase: str, settings: ml_collections.Co
     """The verdicts (`SCHEMA`) on all pairs of generators, in both orders."""
     writer = PartsWriter(task.workdir / 'judgements' / f'{phase}.parquet', SCHEMA)
     if writer.finished:
-        return pq.read_table(writer.path)
+        return files.read_table(writer.path)
     names = [title for title, _ in settings.generators]
     texts = {}
     for name, written in settings.generators:
@@ -199,7 +198,7 @@ def compare(task: Task, state: RunState, phase: str, settings: ml_collections.Co
                        log_odds=odds.astype(np.float32), step=step)
             writer.flush(step)
             advance(len(part))
-    return pq.read_table(writer.finish())
+    return files.read_table(writer.finish())
 
 
 def _spread(groups: Sequence[str], most: int) -> list[int]:

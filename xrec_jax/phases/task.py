@@ -7,7 +7,6 @@ refused here, before any long work starts.
 import dataclasses
 import functools
 import importlib.resources
-import pathlib
 from typing import Any
 
 import jax
@@ -21,6 +20,7 @@ from xrec_jax.language import chat, decoder, lora, prompts, quantize, tokenizers
 from xrec_jax.language.encoders import Encoder, load_encoder
 from xrec_jax.parallel import mesh as meshes
 from xrec_jax.recommenders import fields as predictor_fields
+from xrec_jax.runs import files
 from xrec_jax.runs.metrics_writer import MetricsWriter
 
 ATTRIBUTES = ('judged', 'named', 'none')  # how prompts show them: `prompts.item_text`
@@ -49,7 +49,7 @@ class Language:
 @dataclasses.dataclass(frozen=True, eq=False)  # by identity, so that methods can be cached
 class Task:
     config: ml_collections.ConfigDict
-    workdir: pathlib.Path
+    workdir: files.Path
     mesh: jax.sharding.Mesh
     metrics: MetricsWriter
     dataset: tables.Dataset | None  # None: a config without `data`, for runs that only tune
@@ -149,7 +149,7 @@ class Task:
         return written
 
 
-def make_task(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Task:
+def make_task(config: ml_collections.ConfigDict, workdir: files.Path) -> Task:
     """Reads, checks and places everything that the phases share."""
     if 'prompt' in config and config.prompt.get('attributes', 'none') not in ATTRIBUTES:
         raise UserError(f'prompt.attributes={config.prompt.attributes!r}: should be one of {", ".join(ATTRIBUTES)}.')

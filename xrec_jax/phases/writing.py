@@ -15,7 +15,7 @@ import numpy as np
 
 from xrec_jax.language import chat, choices, generate, prompts, slots, tokenizers
 from xrec_jax.language.sampling import SamplingConfig
-from xrec_jax.parallel import sharding
+from xrec_jax.parallel import distributed, sharding
 from xrec_jax.phases.task import Task
 from xrec_jax.rl import rewards
 
@@ -26,9 +26,10 @@ def sampling_config(task: Task, **changes) -> SamplingConfig:
 
 
 def prompt_batch(task: Task, split: str, rows: np.ndarray) -> tuple[jax.Array, jax.Array]:
-    """Tokens and mask [B, P] of the prompts of some examples, on the mesh."""
+    """Tokens and mask [B, P] of the prompts of some examples, on the mesh; `rows` are those of the whole batch."""
     tokens, mask = task.explain_prompts(split)
-    return sharding.place_batch((tokens[rows], mask[rows]), task.mesh)
+    here = rows[distributed.rows_here(task.mesh, len(rows))]
+    return distributed.place_rows((tokens[here], mask[here]), task.mesh)
 
 
 def write(task: Task, adapter: dict | None, batch: tuple[jax.Array, jax.Array], key: jax.Array
@@ -55,24 +56,28 @@ def write_queue(task: Task, adapter: dict | None, prompts: Sequence[Sequence[int
 
 
 def texts_of(task: Task, responses: generate.Responses) -> list[str]:
-    """The responses as texts, line breaks as blanks."""
-    texts = tokenizers.decode_responses(
-        task.language.tokenizer, np.asarray(responses.tokens), np.asarray(responses.lengths))
+    """The responses as texts, line breaks as blanks; of a batch on the mesh, those of this process."""
+    tokens, lengths = distributed.part_here((responses.tokens, responses.lengths), task.mesh)
+    texts = tokenizers.decode_responses(task.language.tokenizer, tokens, lengths)
     return [' '.join(text.split()) for text in texts]
 
 
 def llm_scores(task: Task, split: str, rows: np.ndarray, texts: Sequence[str]) -> np.ndarray:
-    """s of ExpCTR eq. 8 [B]: does the frozen model, after the reason alone, expect a like?"""
+    """s of ExpCTR eq. 8 [B]: does the frozen model, after the reason alone, expect a like?
+
+    `rows`, `texts` and what comes back are those of this process.
+    """
     examples, settings = task.examples[split], task.config.lc_score
     asked = [prompts.render_roles(task.config.prompt.click, domain=task.dataset.domain, reason=text,
                                   target=task.titles[item])
              for item, text in zip(examples.item[rows], texts)]
     ids = chat.encode(task.language.tokenizer, asked)
-    width = max(_click_width(task), -(-max(map(len, ids)) // 32) * 32)
-    batch = sharding.place_batch(tokenizers.pad(ids, width, 'left'), task.mesh)
+    width = distributed.largest(max(_click_width(task), -(-max(map(len, ids)) // 32) * 32))
+    batch = distributed.place_rows(tokenizers.pad(ids, width, 'left'), task.mesh)
     answers = [[(token,) for token in tokens] for tokens in (task.language.yes, task.language.no)]
     log_probs = choices.score(task.language.model, task.language.variables(None), *batch, answers)
-    return np.asarray(rewards.lc_score(log_probs[:, 0], log_probs[:, 1], settings.temperature, settings.form))
+    scores = rewards.lc_score(log_probs[:, 0], log_probs[:, 1], settings.temperature, settings.form)
+    return distributed.part_here(scores, task.mesh)
 
 
 def _click_width(task: Task) -> int:

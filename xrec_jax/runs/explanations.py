@@ -1,12 +1,11 @@
 """The table of explanations that a phase writes: `explanations/<phase>.parquet`."""
 
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from xrec_jax.runs import files
 from xrec_jax.runs.parts import PartsWriter
 
 SCHEMA = pa.schema([
@@ -27,19 +26,19 @@ SCHEMA = pa.schema([
 
 
 class ExplanationWriter(PartsWriter):
-    """Collects the rows of one phase, part by part."""
+    """Collects the rows of one phase, part by part; `split` as in `PartsWriter`."""
 
-    def __init__(self, workdir: pathlib.Path, phase: str):
-        super().__init__(workdir / 'explanations' / f'{phase}.parquet', SCHEMA)
+    def __init__(self, workdir: files.Path, phase: str, split: bool = False):
+        super().__init__(workdir / 'explanations' / f'{phase}.parquet', SCHEMA, split)
 
     def add(self, *, vector: np.ndarray | None = None, **columns) -> None:
         """Adds rows; columns by the names of `SCHEMA`, `vector` float [N, d] or None."""
         super().add(**columns, **({} if vector is None else {'vector': list(vector)}))
 
 
-def read_explanations(path: pathlib.Path, split: str | Sequence[str] | None = None) -> pa.Table:
+def read_explanations(path: files.Path, split: str | Sequence[str] | None = None) -> pa.Table:
     """The table of a finished phase, or its rows of one split."""
-    return pq.read_table(path, filters=None if split is None else [('split', '=', split)])
+    return files.read_table(path, None if split is None else [('split', '=', split)])
 
 
 def vectors(table: pa.Table) -> np.ndarray:

@@ -5,30 +5,28 @@ leaves the same file as an unbroken one.
 """
 
 import json
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from xrec_jax.runs.files import write_whole
+from xrec_jax.runs import files
 
 
 class MetricsWriter:
-    def __init__(self, workdir: pathlib.Path):
+    def __init__(self, workdir: files.Path):
         self.path = workdir / 'metrics.jsonl'
 
     def rewind(self, phase: str, step: int) -> None:
         """Takes out rows of `phase` after `step`, and a last row that was cut off."""
         kept = [row for row in read_metrics(self.path) if row['phase'] != phase or row['step'] <= step]
-        write_whole(self.path, lambda path: path.write_text(''.join(json.dumps(row) + '\n' for row in kept)))
+        files.write_whole(self.path, lambda path: path.write_text(''.join(json.dumps(row) + '\n' for row in kept)))
 
     def write(self, phase: str, step: int, metrics: Mapping[str, Any]) -> None:
         """Appends one row; values become floats."""
         row = {'phase': phase, 'step': step} | {name: float(value) for name, value in metrics.items()}
-        with open(self.path, 'a') as file:
-            file.write(json.dumps(row) + '\n')
+        files.append(self.path, json.dumps(row) + '\n')
 
 
-def read_metrics(path: pathlib.Path, phase: str | None = None) -> list[dict]:
+def read_metrics(path: files.Path, phase: str | None = None) -> list[dict]:
     """All whole rows of a metrics file, or those of one phase."""
     if not path.exists():
         return []
