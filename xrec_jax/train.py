@@ -9,9 +9,9 @@ from absl import flags
 from xrec_jax import cli
 from xrec_jax.data import protocols
 from xrec_jax.parallel import distributed
-from xrec_jax.phases.schedule import check_schedule, run_schedule
+from xrec_jax.phases.schedule import check_schedule, parse, run_schedule
 from xrec_jax.phases.task import Task, make_task, protocol_options
-from xrec_jax.runs import files, preemption, progress
+from xrec_jax.runs import files, preemption, progress, watch
 from xrec_jax.runs.workdir import open_workdir
 
 
@@ -23,6 +23,7 @@ def main(argv: list[str]) -> None:
     # The folder is made last: bad settings leave nothing behind that would refuse the right ones.
     task = make_task(config, files.as_path(directory))
     check_schedule(task)
+    task.metrics.observers += watch.observers(task.workdir, [phase for phase, _, _ in parse(config)])
     distributed.main_first(lambda: open_workdir(directory, config))
 
     devices = jax.devices()
@@ -45,4 +46,5 @@ def told(task: Task) -> str:
 
 if __name__ == '__main__':
     cli.define_run_flags('configs/expctr.py:ml-100k')
+    watch.define_flags()
     cli.run(main)

@@ -24,6 +24,7 @@ from xrec_jax.language.decoder import Decoder, abstract_params
 from xrec_jax.parallel import distributed, sharding
 from xrec_jax.phases import fit_predictor, writing
 from xrec_jax.phases.task import Task
+from xrec_jax.planning import utilisation
 from xrec_jax.recommenders import training
 from xrec_jax.rl import ppo, rewards, update
 from xrec_jax.runs import preemption, progress
@@ -134,6 +135,7 @@ def iterate(task: Task, state: RunState, settings, learner: dict, writer: Explan
                         (task.seed, index))
     write_key, update_key = jax.random.split(key)
     prompts = writing.prompt_batch(task, 'train', rows)
+    num_prompt_tokens = task.explain_prompts('train')[1][rows].sum()
     rows = rows[distributed.rows_here(task.mesh, len(rows))]
     with watch('generate'):
         responses = writing.write(task, learner['params']['lora'], prompts, write_key)
@@ -182,6 +184,8 @@ def iterate(task: Task, state: RunState, settings, learner: dict, writer: Explan
         'response_length': lengths.mean(), 'truncation_rate': truncated.mean(),
         'distinct_texts': distributed.num_distinct(texts, task.mesh) / settings.rollout_size,
         'tokens_per_second': lengths.sum() / seconds,
+        **utilisation.metrics(utilisation.align_flops(task.language.model.config, num_prompt_tokens + lengths.sum(),
+                                                      settings.learner.epochs), seconds),
         'compiles': num_compiles() - compiles,
         **{f'seconds_{name}': value for name, value in watch.seconds.items()},
     }

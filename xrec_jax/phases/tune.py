@@ -28,6 +28,7 @@ from xrec_jax.language.packing import Encoded, Example
 from xrec_jax.parallel import sharding
 from xrec_jax.phases import judge_pairs, tune_forms
 from xrec_jax.phases.task import Task
+from xrec_jax.planning import utilisation
 from xrec_jax.runs import files, preemption, progress
 from xrec_jax.runs.checkpoints import Checkpoints
 from xrec_jax.runs.compiles import num_compiles
@@ -255,6 +256,7 @@ class _Run:
                     ends = step % self.steps_per_epoch == 0
                     if ends or step % settings.log_every == 0:
                         row = self.log(now, step) | watch.read()
+                        row |= utilisation.metrics(utilisation.tune_flops(model, row['tokens_per_second']), 1.0)
                         totals = sharding.replicate(tuning.Totals.zeros(), task.mesh)
                         learner |= {'now': now.replace(totals=totals)}
                     if ends:

@@ -13,6 +13,7 @@ of a place with "://" in its name (gs://BUCKET/RUN), an `epath.Path`, which has 
 
 import contextlib
 import functools
+import importlib.util
 import os
 import pathlib
 import shutil
@@ -22,6 +23,8 @@ from collections.abc import Callable, Iterator, Sequence
 from etils import epath
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from xrec_jax.errors import UserError
 
 Path = pathlib.Path | epath.Path
 
@@ -35,9 +38,19 @@ def set_writer(flag: bool) -> None:
 
 
 def as_path(place: str | os.PathLike) -> Path:
-    """'~/runs/a' or 'gs://bucket/runs/a' as a path."""
+    """'~/runs/a' or 'gs://bucket/runs/a' as a path; UserError where a package for such a bucket is missing."""
     text = os.fspath(place)
-    return epath.Path(text) if '://' in text else pathlib.Path(text).expanduser()
+    if '://' not in text:
+        return pathlib.Path(text).expanduser()
+    for package in _packages(text.split('://')[0]):
+        if not importlib.util.find_spec(package):
+            raise UserError(f'{text}: reading and writing there needs a package: pip install {package}')
+    return epath.Path(text)
+
+
+def _packages(scheme: str) -> tuple[str, ...]:
+    """What `epath` needs for buckets of that kind."""
+    return {'gs': ('gcsfs',), 's3': ('s3fs',), 'az': ('adlfs',)}.get(scheme, ())
 
 
 def is_remote(path: Path) -> bool:

@@ -19,7 +19,7 @@ import ml_collections
 from xrec_jax.errors import UserError
 from xrec_jax.runs import files
 
-MACHINE = ('mesh', 'watch')  # groups that say on what a run goes and how it is watched, not what it computes
+MACHINE = ('mesh',)  # groups that say on what a run goes, not what it computes
 EXTENSIBLE = 'schedule'  # may change, as long as no phase on disk would be taken for another
 
 
