@@ -46,7 +46,7 @@ def test_two_processes_have_the_losses_and_rewards_of_one(runs):
         assert ours.keys() == theirs.keys()
         for name in ours.keys() - {'phase', 'step'}:
             if not name.startswith(OF_THE_PROCESS):
-                np.testing.assert_allclose(theirs[name], ours[name], rtol=2e-3, atol=2e-4,
+                np.testing.assert_allclose(theirs[name], ours[name], rtol=1e-4, atol=1e-5,
                                            err_msg=f'{ours["phase"]} {ours["step"]} {name}')
 
 
@@ -67,4 +67,4 @@ def test_the_first_process_speaks_for_all(runs):
     assert '2 × cpu (cpu) in 2 processes' in first and '02-align-lc: 2 iterations' in first
     assert [line for line in second.splitlines() if line and not line.startswith('[Gloo]')] == []
     config = json.loads((runs[2][0] / 'config.json').read_text())
-    assert config['mesh'] == {'data': 1, 'fsdp': 2, 'tensor': 1}
+    assert config['mesh']['fsdp'] == 2

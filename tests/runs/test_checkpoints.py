@@ -5,6 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from xrec_jax.language import decoder, lora
+from xrec_jax.language.config import DecoderConfig
+from xrec_jax.parallel import mesh as meshes, sharding
+from xrec_jax.rl import update
 from xrec_jax.runs.checkpoints import Checkpoints
 
 
@@ -33,6 +37,33 @@ def test_a_state_goes_on_with_another_mesh(tmp_path):
         _, restored = checkpoints.restore({'w': jax.device_put(jnp.zeros(16), spread)})
     assert restored['w'].sharding == spread
     np.testing.assert_array_equal(restored['w'], np.arange(16.0))
+
+
+def test_a_learner_goes_from_eight_devices_to_four_to_one(tmp_path):
+    """Adapter, value head, optimizer state and a key, as `align` has them, each time where the new mesh wants them."""
+    config = DecoderConfig(vocab_size=64, hidden_size=16, intermediate_size=48, num_layers=2, num_heads=4, num_kv_heads=2,
+                           head_dim=4, max_position_embeddings=64)
+    adapter = lora.init_adapter(jax.random.key(1), decoder.init_params(jax.random.key(0), config), lora.LoraConfig(2))
+    optimizer = update.make_optimizer(update.UpdateConfig())
+
+    def placed(value, sizes):
+        mesh = meshes.make_mesh(dict(zip(meshes.AXES, sizes)), jax.devices()[:int(np.prod(sizes))])
+        params = {'lora': jax.tree.map(lambda x: x + value, adapter), 'value_head': {'w': jnp.full(16, value)}}
+        learner = {'params': params, 'opt_state': optimizer.init(params), 'kl_coef': jnp.float32(value)}
+        return sharding.place_learner(learner, decoder.abstract_params(config), mesh, config.units)
+
+    first = placed(1.0, (2, 2, 2))
+    with Checkpoints(tmp_path / 'c') as checkpoints:
+        checkpoints.save(1, first)
+    for step, sizes in enumerate([(1, 2, 2), (1, 1, 1)], 1):
+        fresh = placed(0.0, sizes)
+        with Checkpoints(tmp_path / 'c') as checkpoints:
+            done, restored = checkpoints.restore(fresh)
+            assert done == step
+            checkpoints.save(step + 1, restored)
+        for ours, like, expected in zip(*map(jax.tree.leaves, (restored, fresh, first)), strict=True):
+            assert ours.sharding == like.sharding
+            np.testing.assert_array_equal(ours, expected)
 
 
 def damage(kind, folder):

@@ -18,7 +18,7 @@ from xrec_jax.data import catalog, filters, protocols, tables
 from xrec_jax.errors import UserError
 from xrec_jax.language import chat, decoder, lora, prompts, quantize, tokenizers, weights
 from xrec_jax.language.encoders import Encoder, load_encoder
-from xrec_jax.parallel import mesh as meshes
+from xrec_jax.parallel import distributed, mesh as meshes
 from xrec_jax.recommenders import fields as predictor_fields
 from xrec_jax.runs import files
 from xrec_jax.runs.metrics_writer import MetricsWriter
@@ -154,7 +154,8 @@ def make_task(config: ml_collections.ConfigDict, workdir: files.Path) -> Task:
     if 'prompt' in config and config.prompt.get('attributes', 'none') not in ATTRIBUTES:
         raise UserError(f'prompt.attributes={config.prompt.attributes!r}: should be one of {", ".join(ATTRIBUTES)}.')
     mesh = meshes.make_mesh(config.mesh.to_dict())
-    dataset = load_dataset(config.data) if 'data' in config else None
+    # Process 0 first: where nobody has fetched the files yet, the others find them.
+    dataset = distributed.main_first(lambda: load_dataset(config.data)) if 'data' in config else None
     return Task(
         config=config, workdir=workdir, mesh=mesh, metrics=MetricsWriter(workdir), dataset=dataset,
         examples=make_examples(dataset, config) if dataset else {},
