@@ -44,7 +44,9 @@ def command(tmp_path_factory):
     model = save_language_model(folder / 'model')
     cache = {'JAX_COMPILATION_CACHE_DIR': str(folder / 'compiled'), 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
              'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1'}
-    return ('--config', f'{SMALL}:{model}'), cache
+    schedule = ('explain(icl)', 'fit(ids)', 'align(lc)', 'explain(final)', 'judge(ctr)')
+    scorers = {'ICL': 'llm(icl)', 'DeepFM': 'predictor(ids)'}
+    return ('--config', f'{SMALL}:{model}', f'--config.schedule={schedule}'), cache
 
 
 @pytest.fixture(scope='module')
