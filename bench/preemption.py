@@ -2,6 +2,8 @@
 
     python bench/preemption.py [--rounds 20] [--seed 0] [--workdir DIR]      # some forty minutes on one core
 
+With --workdir a bench that was stopped goes on with the round it was in.
+
 A whole ExpCTR run (all verbs but `tune`; a random LLaMA of two layers, 7 phases and the judge; tests/phases/small.py)
 is run once unbroken, then `--rounds` times so: in each of its phases in turn it is killed (SIGKILL) at a moment drawn
 evenly over the phase, and the same command goes on. Every round is killed once in every phase, and its end compared
@@ -16,6 +18,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -129,16 +132,23 @@ def main() -> int:
                    'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1'}
     os.environ |= environment
     from tests.phases.small import save_language_model
-    model = save_language_model(folder / 'model')
+    model = folder / 'model'
+    if not model.exists():
+        save_language_model(model)
     arguments = lambda name: ['--config', f'tests/phases/small.py:{model}', '--workdir', str(folder / name)]
 
-    phase_seconds(arguments('compiling'), folder / 'compiling.log', environment)
-    seconds = phase_seconds(arguments('unbroken'), folder / 'unbroken.log', environment)
-    unbroken, random, failed = figures(folder / 'unbroken'), np.random.default_rng(options.seed), 0
+    if not (folder / 'seconds.json').exists():
+        phase_seconds(arguments('compiling'), folder / 'compiling.log', environment)
+        seconds = phase_seconds(arguments('unbroken'), folder / 'unbroken.log', environment)
+        (folder / 'seconds.json').write_text(json.dumps(seconds))
+    seconds = json.loads((folder / 'seconds.json').read_text())
+    unbroken, failed = figures(folder / 'unbroken'), 0
     print(json.dumps({'seconds': {name: round(value, 2) for name, value in seconds.items()}}), flush=True)
     phases = [None, *seconds]
-    for number in range(options.rounds):
-        killed_in = []
+    done = sum(1 for _ in folder.glob('round-*.json'))
+    for number in range(done, options.rounds):
+        killed_in, random = [], np.random.default_rng((options.seed, number))
+        shutil.rmtree(folder / f'round-{number}', ignore_errors=True)  # of a bench that was stopped
         for before, phase in zip(phases, phases[1:]):
             run = Run(arguments(f'round-{number}'), folder / 'round.log', environment)
             run.wait_for(before)
@@ -150,7 +160,9 @@ def main() -> int:
         phase_seconds(arguments(f'round-{number}'), folder / 'round.log', environment)
         differs = differences(unbroken, figures(folder / f'round-{number}'))
         failed += bool(differs)
-        print(json.dumps({'round': number, 'killed_in': killed_in, 'differs': differs}), flush=True)
+        line = json.dumps({'round': number, 'killed_in': killed_in, 'differs': differs})
+        (folder / f'round-{number}.json').write_text(line)
+        print(line, flush=True)
     return int(failed > 0)
 
 

@@ -39,7 +39,7 @@ def run(main: Callable[[list[str]], Any]) -> None:
     except UserError as error:
         _leave(2, f'error: {error}')
     except preemption.Stopped as stopped:
-        _leave(0, f'stopped as asked, after {stopped}; all is saved, the same command goes on from there'
+        _leave(0, f'stopped as asked, {stopped}; all is saved, the same command goes on from there'
                if distributed.is_main() else '')
     except KeyboardInterrupt:
         _leave(130, 'interrupted; what was written is kept, the same command goes on from there')

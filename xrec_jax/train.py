@@ -11,7 +11,7 @@ from xrec_jax.data import protocols
 from xrec_jax.parallel import distributed
 from xrec_jax.phases.schedule import check_schedule, parse, run_schedule
 from xrec_jax.phases.task import Task, make_task, protocol_options
-from xrec_jax.runs import files, preemption, progress, watch
+from xrec_jax.runs import files, heartbeat, preemption, progress, watch
 from xrec_jax.runs.workdir import open_workdir
 
 
@@ -26,6 +26,7 @@ def main(argv: list[str]) -> None:
     task.metrics.observers += watch.observers(task.workdir, [phase for phase, _, _ in parse(config)])
     distributed.main_first(lambda: open_workdir(directory, config))
 
+    heartbeat.start(task.workdir)
     devices = jax.devices()
     several = f' in {jax.process_count()} processes' if jax.process_count() > 1 else ''
     progress.say(f'{len(devices)} × {devices[0].device_kind} ({jax.default_backend()}){several}; {directory}')

@@ -64,7 +64,7 @@ def run_schedule(task: Task) -> RunState:
     state = RunState()
     for index, (phase, verb, settings) in enumerate(parse(task.config), 1):
         if preemption.requested():
-            preemption.leave(f'the phase before {phase}')
+            raise preemption.Stopped(f'before {phase}')
         start = time.perf_counter()
         state = VERBS[verb].run(task, state, phase, index, settings)
         state = state.replace(seconds=state.seconds | {phase: round(time.perf_counter() - start, 2)})

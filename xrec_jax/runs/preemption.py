@@ -7,12 +7,13 @@ wait for a while. `listen` notes it; the loops of the phases ask `requested` aft
 import signal
 
 from xrec_jax.parallel import distributed
+from xrec_jax.runs import heartbeat
 
 _asked = False
 
 
 class Stopped(Exception):
-    """The run was told to stop and has saved; says where."""
+    """The run was told to stop and has saved; says where, as 'after 03-align-lc, step 4'."""
 
 
 def listen() -> None:
@@ -28,9 +29,10 @@ def listen() -> None:
 
 def requested() -> bool:
     """Whether any process was told to stop; all of them ask together, after the same step."""
+    heartbeat.arrived()
     return distributed.any_of(_asked)
 
 
-def leave(phase: str, step: int | None = None) -> None:
+def leave(phase: str, step: int) -> None:
     """Ends the run, whose state is saved."""
-    raise Stopped(f'{phase}, step {step}' if step else phase)
+    raise Stopped(f'after {phase}, step {step}')

@@ -5,6 +5,7 @@
     checkpoints/<phase>/        the state of each phase (`checkpoints.py`)
     explanations/<phase>.parquet
     adapters/<phase>/           what `tune` made, as PEFT keeps adapters
+    processes/                  where each of several processes is (`heartbeat.py`)
     summary.json                the final metrics, versions, seed, device, timings
 
 The same command on an existing folder goes on with it. A config that differs is refused, unless it
