@@ -80,12 +80,16 @@ def get_config(argument: str = 'ml-100k') -> ConfigDict:
         'as_recorded': True,  # recorded instructions stay as they are; False: written anew with `parts`
         'parts': parts,
     })
+    # [T] `tiny` judges by the candidate and the beginnings of the two explanations, under short headings: some 260
+    # of its short tokens, where the published prompt [P] has 900 to 1,400. For a real LLaMA: frame 'alpaca' or 'llama2', form
+    # 'published', question True, `parts` as above, explanation_tokens 0.
     config.judge_prompt = ConfigDict({
-        'frame': 'alpaca',
+        'frame': 'plain',
         'role': False,
-        # [T] so that two explanations fit into 1,024 of tiny's short tokens; [P] all of it, and the question
-        'parts': parts | {'history': 2, 'role': False, 'rules': False},
+        'form': 'short',
+        'parts': parts | {'history': 0, 'profile': (), 'candidate_categories': False, 'role': False, 'rules': False},
         'question': False,
+        'explanation_tokens': 96,
     })
     config.judge_pairs = ConfigDict({
         'train': _file(material, 'judge_train.jsonl'),
@@ -152,6 +156,7 @@ def get_config(argument: str = 'ml-100k') -> ConfigDict:
         'generators': (('LLaMA', 'llama'), ('ChatGLM', 'chatglm'), ('GPT-3.5', 'gpt35'), ('GPT-4', 'gpt4'),
                        ('ours, untuned', 'untuned'), ('ours, tuned', 'tuned')),
         'adapter': 'judge',
+        'reference': '',  # one of them, to compare the others with it alone
         'max_requests': 100,  # compared of each recommender; 0: all
         # attributes: what is inferred, by which models (their adapters; '': the base model), of which items
         'attributes': ATTRIBUTES[name],

@@ -6,7 +6,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from configs import expctr
+from configs import expctr, recpie
 from xrec_jax.language import decoder, stories, tokenizers, weights
 from xrec_jax.language.config import DecoderConfig
 
@@ -45,6 +45,25 @@ def small_config(language_model: pathlib.Path) -> ml_collections.ConfigDict:
     config.ic.iterations = 3
     config.fit.training.epochs = 4
     config.fit.checkpoint_every = 2
+    return config
+
+
+def small_recpie(language_model: pathlib.Path) -> ml_collections.ConfigDict:
+    config = recpie.get_config('simulated')
+    config.mesh.data = -1
+    config.language.model = str(language_model)
+    config.language.lora_rank = 2
+    config.encoder.model = str(GOLDEN / 'bert' / 'bert')
+    config.data.history_length = 3
+    config.data.options.update({'num_users': 12, 'num_items': 20, 'num_interactions': 96})
+    config.generate.max_length = 8
+    config.explain.update({'batch_size': 16, 'checkpoint_every': 2})
+    config.explain.profile.max_length = 8
+    config.align.update({'rollout_size': 8, 'checkpoint_every': 1, 'iterations': 2})
+    config.align.learner.update({'epochs': 1, 'minibatch_size': 8, 'microbatch_size': 4, 'warmup_steps': 1})
+    config.fit.training.update({'epochs': 2, 'batch_size': 32})
+    config.fit.model.update({'embed_dim': 4, 'width': 8, 'mlp': (8,), 'inner': 8})
+    config.fit.checkpoint_every = 1
     return config
 
 

@@ -121,15 +121,18 @@ def place_rows(tree: Any, mesh: Mesh) -> Any:
 
 
 def part_here(tree: Any, mesh: Mesh) -> Any:
-    """Of global arrays [B, ...] this process's `rows_here`, on the host."""
+    """Of global arrays [B, ...] this process's `rows_here`, on the host; NumPy arrays are there already."""
     if jax.process_count() == 1:
         return jax.tree.map(np.asarray, tree)
 
     def part(x):
+        if isinstance(x, np.ndarray):
+            return x
+        x = jax.device_put(x, NamedSharding(mesh, sharding.BATCH))
         shards = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
         return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
 
-    return jax.tree.map(part, jax.device_put(tree, NamedSharding(mesh, sharding.BATCH)))
+    return jax.tree.map(part, tree)
 
 
 def whole(tree: Any) -> Any:

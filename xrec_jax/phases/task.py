@@ -25,6 +25,7 @@ from xrec_jax.runs.metrics_writer import MetricsWriter
 
 ATTRIBUTES = ('judged', 'named', 'none')  # how prompts show them: `prompts.item_text`
 DATASET_KEYS = ('name', 'data_dir', 'options', 'filters', 'on_bad_row', 'protocol')  # of config.data
+KINDS = ('positive', 'negative')  # of RecPIE's explanations, keys of config.prompt
 REMAT = {'none': False, 'projections': 'projections', 'all': True}  # `DecoderConfig.remat`; also False and True
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
@@ -62,8 +63,16 @@ class Task:
 
     @property
     def explains_examples(self) -> bool:
-        """Whether reasons are asked for the examples of splits (ExpCTR), by `config.prompt.explain`."""
-        return self.language is not None and 'explain' in self.config.get('prompt', ())
+        """Whether one reason an example is asked for (ExpCTR), by `config.prompt.explain`."""
+        return self.kinds == ('reason',)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What is written for each example: one reason (ExpCTR), or one for and one against (RecPIE); () for none."""
+        if self.language is None:
+            return ()
+        prompt = self.config.get('prompt', ())
+        return ('reason',) if 'explain' in prompt else KINDS if all(kind in prompt for kind in KINDS) else ()
 
     @functools.cached_property
     def encoder(self) -> Encoder:
@@ -111,7 +120,7 @@ class Task:
     def shortened(self) -> dict[str, dict[str, int]]:
         """By split: how many prompts were too long for the context, and how many items their histories lost; {} in
         runs that write no explanations of examples."""
-        if not self.language or 'explain' not in self.config.get('prompt', ()):
+        if not self.explains_examples:
             return {}
         return {split: {'prompts': int((fitted.dropped > 0).sum()), 'items': int(fitted.dropped.sum())}
                 for split, fitted in self._fitted.items()}
@@ -179,6 +188,11 @@ def protocol_options(data: ml_collections.ConfigDict) -> dict[str, Any]:
     return protocols.options(data.protocol) | given
 
 
+def model_directory(settings: ml_collections.ConfigDict) -> Any:
+    """Where the model `settings.model` lies: the embedded one, or a Hugging Face directory."""
+    return importlib.resources.files('xrec_jax.language') / 'tiny' if settings.model == 'tiny' else settings.model
+
+
 def load_language(settings: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> Language:
     """The model `settings.model` ('tiny', or a Hugging Face directory), put on the mesh."""
     remat = REMAT.get(settings.remat, settings.remat)
@@ -186,9 +200,7 @@ def load_language(settings: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) 
         raise UserError(f'language.remat={settings.remat!r}: should be one of none, projections, all.')
     if settings.dtype not in DTYPES:
         raise UserError(f'language.dtype="{settings.dtype}": should be one of {", ".join(DTYPES)}.')
-    directory = settings.model
-    if directory == 'tiny':
-        directory = importlib.resources.files('xrec_jax.language') / 'tiny'
+    directory = model_directory(settings)
     config, params = weights.load_model(directory, mesh, dtype=DTYPES[settings.dtype], remat=remat)
     adapter = lora.LoraConfig(settings.lora_rank, settings.lora_alpha, tuple(settings.lora_targets),
                               settings.get('lora_dropout', 0.0), settings.get('lora_rslora', False))

@@ -1,6 +1,6 @@
 """The table of explanations that a phase writes: `explanations/<phase>.parquet`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +11,7 @@ from xrec_jax.runs.parts import PartsWriter
 SCHEMA = pa.schema([
     ('user_id', pa.string()),  # as in the source data
     ('item_id', pa.string()),
-    ('kind', pa.string()),  # what the text is for: 'reason'
+    ('kind', pa.string()),  # what the text is for: 'reason', 'positive', 'negative'
     ('split', pa.string()),  # of the example; what else was asked for has the name of its source: `phases.requests`
     ('group', pa.string()),  # the recommender whose item is explained; null for the examples of a split
     ('example', pa.int32()),  # row in the split's examples, or among the requests
@@ -20,6 +20,7 @@ SCHEMA = pa.schema([
     ('reward', pa.float32()),  # raw, of the phase that wrote it
     ('num_tokens', pa.int32()),
     ('truncated', pa.bool_()),
+    ('in_form', pa.bool_()),  # whether it has the form that was asked for; null where none was
     ('step', pa.int32()),  # of the phase
     ('vector', pa.list_(pa.float32())),  # ExpCTR eq. 11; null where it was not encoded
 ])
@@ -36,9 +37,16 @@ class ExplanationWriter(PartsWriter):
         super().add(**columns, **({} if vector is None else {'vector': list(vector)}))
 
 
-def read_explanations(path: files.Path, split: str | Sequence[str] | None = None) -> pa.Table:
-    """The table of a finished phase, or its rows of one split."""
-    return files.read_table(path, None if split is None else [('split', '=', split)])
+def read_explanations(path: files.Path, split: str | Sequence[str] | None = None, kind: str | None = None
+                      ) -> pa.Table:
+    """The table of a finished phase, or its rows of one split, of one kind."""
+    filters = [(name, '=', value) for name, value in (('split', split), ('kind', kind)) if value is not None]
+    return files.read_table(path, filters or None)
+
+
+def newest(explanations: Mapping[str, files.Path], name: str) -> files.Path:
+    """The file of the newest phase `explain(name)` among `RunState.explanations`."""
+    return [path for phase, path in explanations.items() if phase.endswith(f'-explain-{name}')][-1]
 
 
 def vectors(table: pa.Table) -> np.ndarray:

@@ -104,10 +104,10 @@ def append(path: Path, text: str) -> None:
         file.write(text)
 
 
-def read_table(path: Path, filters: Sequence[tuple] | None = None) -> pa.Table:
-    """A Parquet table, or its rows that pass the filters of `pyarrow.parquet.read_table`."""
+def read_table(path: Path, filters: Sequence[tuple] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+    """A Parquet table, or the columns and the rows of it that `pyarrow.parquet.read_table` picks."""
     with path.open('rb') as file:
-        return pq.read_table(file, filters=filters)
+        return pq.read_table(file, filters=filters, columns=columns)
 
 
 def remove_tree(path: Path) -> None:

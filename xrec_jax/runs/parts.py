@@ -19,15 +19,15 @@ from xrec_jax.runs.files import write_whole
 
 
 class PartsWriter:
-    """Collects rows of `schema` for the file `path`, which ends in .parquet; they have the step they belong to.
+    """Collects rows of `schema` for the file `path`, which ends in .parquet.
 
-    `split`: every process adds rows of its own. Otherwise all add the same ones, and those of process 0 are kept.
+    The rows of a table that is split, or rewound when it is finished, have a column 'step'. `split`: every process adds rows of its own. Otherwise all add the same ones, and those of process 0 are kept.
     """
 
     def __init__(self, path: files.Path, schema: pa.Schema, split: bool = False):
         self.path, self.schema = path, schema
         self._parts = path.with_suffix('.parts')
-        self._keeps = split or distributed.is_main()
+        self.split, self._keeps = split, split or distributed.is_main()
         self._rows: list[pa.Table] = []
 
     @property

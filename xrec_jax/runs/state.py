@@ -27,6 +27,8 @@ class RunState:
     reference: dict | None = None  # adapter that `align` measures its KL from, where one was tuned; None: the base model
     value_head: dict | None = None
     predictors: dict[str, Fitted] = dataclasses.field(default_factory=dict)  # by name
+    soft_prompt: dict | None = None  # 'projection' and 'consumers' (`language.soft_prompt`), as `align` left them; or None
+    profiles: files.Path | None = None  # of items, that the language model wrote
     explanations: dict[str, files.Path] = dataclasses.field(default_factory=dict)  # by phase, oldest first
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)  # by phase, of this process
 
