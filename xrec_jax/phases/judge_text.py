@@ -23,7 +23,6 @@ import ml_collections
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import rich.table
 
 from xrec_jax.data import aspects, protocols, tables
