@@ -91,7 +91,8 @@ def figures(workdir: pathlib.Path) -> dict[str, Any]:
         found[f'explanations {path.stem}'] = pq.read_table(path)
     if (workdir / 'summary.json').exists():
         summary = json.loads((workdir / 'summary.json').read_text())
-        found['summary'] = json.dumps({key: value for key, value in summary.items() if key not in ('seconds', 'finished')})
+        found['summary'] = json.dumps({key: value for key, value in summary.items()
+                                       if key not in ('seconds', 'finished')})
     for folder in sorted((workdir / 'checkpoints').iterdir()):
         found[f'checkpoint {folder.name}'] = _last_state(folder)
     return found

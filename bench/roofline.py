@@ -77,7 +77,8 @@ def main() -> None:
         step = getattr(roofline, name)(planned, work, chip)
         seconds = measure(config, work)
         print(json.dumps({'step': name, 'bound': step.bound, 'predicted_ms': round(step.seconds * 1e3, 3),
-                          'measured_ms': round(seconds * 1e3, 3), 'reached': round(step.seconds / seconds, 3)}), flush=True)
+                          'measured_ms': round(seconds * 1e3, 3), 'reached': round(step.seconds / seconds, 3)}),
+              flush=True)
 
 
 def _model(config: DecoderConfig) -> tuple[decoder.Decoder, dict, dict]:
@@ -114,11 +115,12 @@ def tune(config: DecoderConfig, work: memory.Work) -> float:
     encoded = packing.Encoded(ids, np.arange(work.microbatch + 1) * work.length, np.ones(work.microbatch, np.int32))
     batch = packing.pack(encoded, np.arange(work.microbatch), work.microbatch, work.microbatch, work.length)
     learner = tuning.init_learner(adapter, optimizer)
-    step = tuning.tune_step.lower(model, optimizer, params, learner, batch, 1.0, jax.random.key(0), np.int32(1)).compile()
+    more = 1.0, jax.random.key(0), np.int32(1)
+    step = tuning.tune_step.lower(model, optimizer, params, learner, batch, *more).compile()
 
     def run():
         nonlocal learner  # what went in is donated
-        learner = step(params, learner.replace(totals=tuning.Totals.zeros()), batch, 1.0, jax.random.key(0), np.int32(1))
+        learner = step(params, learner.replace(totals=tuning.Totals.zeros()), batch, *more)
         return learner
 
     return fastest(run)

@@ -1,8 +1,8 @@
 """What every entry point does around its `main`: read flags, print errors for people, exit codes.
 
 An entry point ends with `if __name__ == '__main__': cli.run(main)`, where `main(argv)` is absl's.
-Exit codes: 0 done, or stopped by SIGTERM with all saved, 2 bad input (one `error: ...` on stderr, no traceback), 130 Ctrl-C; a traceback
-and 1 mean a bug of ours.
+Exit codes: 0 done, or stopped by SIGTERM with all saved, 2 bad input (one `error: ...` on stderr, no traceback), 130
+Ctrl-C; a traceback and 1 mean a bug of ours.
 """
 
 import contextlib

@@ -227,7 +227,8 @@ def test_a_run_on_a_pod_outlives_the_connection_and_saves_when_told_to_stop(pod)
     (pod.host / 'wait').touch()
     environment = {'PATH': str(pod.bin), 'HOME': str(pod.folder)}
     with subprocess.Popen(['bash', str(ROOT / 'launch/tpu_pod.sh'), *POD, '--', *RUN], env=environment,
-                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True) as first:
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                          start_new_session=True) as first:
         assert first.stdout.readline().strip() == 'hello from the program'
         os.killpg(first.pid, 9)  # the connection is lost
     refused = pod.run('tpu_pod.sh', *POD, '--', *RUN, check=False)
@@ -310,7 +311,8 @@ def test_a_slurm_job_installs_once_and_starts_a_process_for_each_gpu(machine):
 
     # The job's script, as SLURM would run it: by sh, with a fake srun and a fake installation.
     machine.fake('srun')
-    script = option(call, 'wrap').replace('source launch/setup.sh', f'set_up() {{ echo "$@" >{machine.folder}/set_up; }}')
+    fake = f'set_up() {{ echo "$@" >{machine.folder}/set_up; }}'
+    script = option(call, 'wrap').replace('source launch/setup.sh', fake)
     environment = {'PATH': str(machine.bin), 'SLURM_CPUS_PER_TASK': '6'}
     subprocess.run(['sh', '-c', script], env=environment, check=True, cwd=machine.folder)
     assert (machine.folder / 'set_up').read_text() == 'run\n'

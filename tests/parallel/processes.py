@@ -20,7 +20,8 @@ def start(count: int, arguments: Sequence[str], devices: int = 1, variables: Map
         address = f'127.0.0.1:{free.getsockname()[1]}'
     environment = os.environ | {
         'JAX_PLATFORMS': 'cpu', 'JAX_CPU_ENABLE_ASYNC_DISPATCH': 'false', 'TRANSFORMERS_VERBOSITY': 'error',
-        'XLA_FLAGS': f'{XLA_FLAGS} --xla_force_host_platform_device_count={devices}', 'PYTHONPATH': str(ROOT), **variables}
+        'XLA_FLAGS': f'{XLA_FLAGS} --xla_force_host_platform_device_count={devices}',
+        'PYTHONPATH': str(ROOT), **variables}
     several = lambda index: {} if count == 1 else {
         'JAX_COORDINATOR_ADDRESS': address, 'JAX_NUM_PROCESSES': str(count), 'JAX_PROCESS_ID': str(index)}
     return [subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=environment | several(index), text=True,

@@ -49,5 +49,6 @@ def test_one_process_has_all_rows():
     assert distributed.rows_here(mesh, 16).tolist() == list(range(16))
     placed = distributed.place_rows({'x': np.arange(16)}, mesh)
     assert placed['x'].sharding.shard_shape((16,)) == (2,)
-    assert distributed.part_here(placed, mesh)['x'].tolist() == distributed.whole(placed)['x'].tolist() == list(range(16))
+    for found in (distributed.part_here(placed, mesh), distributed.whole(placed)):
+        assert found['x'].tolist() == list(range(16))
     assert distributed.num_distinct(['a', 'b', 'a'], mesh) == 2

@@ -27,11 +27,13 @@ def runs(tmp_path_factory):
     model = save_language_model(folder / 'model')
     made = {}
     for count, mesh in ((1, ()), (2, ('--config.mesh.data=1', '--config.mesh.fsdp=2'))):
-        arguments = ['-m', 'xrec_jax.train', '--config', f'tests/phases/small.py:{model}', f'--config.schedule={SCHEDULE}',
+        arguments = ['-m', 'xrec_jax.train', '--config', f'tests/phases/small.py:{model}',
+                     f'--config.schedule={SCHEDULE}',
                      '--config.lc.iterations=2', '--config.ic.iterations=1', '--config.fit.training.epochs=2',
                      '--config.generate.temperature=0.0', '--workdir', str(folder / str(count)), *mesh]
         # What is compiled for one process serves another: the predictors, the encoder.
-        cache = {'JAX_COMPILATION_CACHE_DIR': str(folder / 'compiled'), 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+        cache = {'JAX_COMPILATION_CACHE_DIR': str(folder / 'compiled'),
+                 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
                  'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1'}
         ended = processes.finish(processes.start(count, arguments, variables=cache))
         assert all(status == 0 for status, _, _ in ended), ended[-1][2]

@@ -68,5 +68,7 @@ def small_recpie(language_model: pathlib.Path) -> ml_collections.ConfigDict:
 
 
 def get_config(language_model: str) -> ml_collections.ConfigDict:
-    """So that `--config tests/phases/small.py:MODEL` runs it."""
+    """So that `--config tests/phases/small.py:MODEL` runs ExpCTR, `…small.py:recpie,MODEL` RecPIE."""
+    if language_model.startswith('recpie,'):
+        return small_recpie(pathlib.Path(language_model.removeprefix('recpie,')))
     return small_config(pathlib.Path(language_model))

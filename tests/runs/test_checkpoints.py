@@ -41,8 +41,8 @@ def test_a_state_goes_on_with_another_mesh(tmp_path):
 
 def test_a_learner_goes_from_eight_devices_to_four_to_one(tmp_path):
     """Adapter, value head, optimizer state and a key, as `align` has them, each time where the new mesh wants them."""
-    config = DecoderConfig(vocab_size=64, hidden_size=16, intermediate_size=48, num_layers=2, num_heads=4, num_kv_heads=2,
-                           head_dim=4, max_position_embeddings=64)
+    config = DecoderConfig(vocab_size=64, hidden_size=16, intermediate_size=48, num_layers=2, num_heads=4,
+                           num_kv_heads=2, head_dim=4, max_position_embeddings=64)
     adapter = lora.init_adapter(jax.random.key(1), decoder.init_params(jax.random.key(0), config), lora.LoraConfig(2))
     optimizer = update.make_optimizer(update.UpdateConfig())
 

@@ -52,7 +52,8 @@ class Bucket:
         return Object()
 
     def glob(self, path):
-        return [f'gs://{pathlib.Path(found).relative_to(self.root)}' for found in backend.os_backend.glob(self.local(path))]
+        return [f'gs://{pathlib.Path(found).relative_to(self.root)}'
+                for found in backend.os_backend.glob(self.local(path))]
 
     def __getattr__(self, name):
         method = getattr(backend.os_backend, name)

@@ -81,7 +81,8 @@ def test_a_profile_is_written(tmp_path):
 
 
 @pytest.mark.parametrize('wanted, message', [('02-align-b', 'PHASE:FIRST-LAST'), ('01-fit-a:1-2', 'FIRST from 2 on'),
-                                             ('01-fit-a:4-3', 'PHASE:FIRST-LAST'), ('x:2-3', 'no phase "x"; it has 01')])
+                                             ('01-fit-a:4-3', 'PHASE:FIRST-LAST'),
+                                             ('x:2-3', 'no phase "x"; it has 01')])
 def test_a_profile_that_cannot_be_is_refused(tmp_path, wanted, message):
     with pytest.raises(UserError, match=message):
         watch.Profile(wanted, tmp_path, PHASES)
@@ -101,8 +102,8 @@ def test_tensorboard_gets_the_rows(tmp_path, monkeypatch):
 
 
 def test_utilisation_counts_four_parameters_a_tuned_token():
-    config = DecoderConfig(vocab_size=64, hidden_size=16, intermediate_size=48, num_layers=2, num_heads=8, num_kv_heads=2,
-                           head_dim=4, max_position_embeddings=64, tie_word_embeddings=False)
+    config = DecoderConfig(vocab_size=64, hidden_size=16, intermediate_size=48, num_layers=2, num_heads=8,
+                           num_kv_heads=2, head_dim=4, max_position_embeddings=64, tie_word_embeddings=False)
     # By hand: q, o 16·32 each; k, v 16·8 each; three of 16·48; two norms of 16; the last norm, the output matrix.
     met = 2 * (2 * 16 * 32 + 2 * 16 * 8 + 3 * 16 * 48 + 2 * 16) + 16 + 16 * 64
     assert utilisation.tune_flops(config, 10) == 4 * met * 10

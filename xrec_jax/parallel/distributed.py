@@ -34,7 +34,8 @@ def initialize(environment: Mapping[str, str] = os.environ) -> None:
     """Joins the other processes where the environment says that there are any.
 
     By `XREC_DISTRIBUTED`: 'tpu' or 'slurm', what the launch scripts set; 'off'. Without it, by
-    `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`. A process that none of these speaks of is alone.
+    `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`. A process that none of these
+    speaks of is alone.
 
     Raises UserError for an unknown setting, or where the three are not all given.
     """

@@ -91,8 +91,9 @@ def best(name: str, machine: Machine) -> Plan | None:
         round(plan.explanations_a_second(chip), 6), -sum(plan.iteration(chip).values())))
 
 
-HEADS = ('', 'mesh', 'texts at once, microbatch', 'GiB a device: explain, align', 'decode, ms', 'prefill, ms', 'tune, ms',
-         'new tokens/s', f'hours for {EXPLANATIONS // 10**6} M', f'PPO on {ROLLOUT:,} texts, s', 'of it write, score, update')
+HEADS = ('', 'mesh', 'texts at once, microbatch', 'GiB a device: explain, align', 'decode, ms',
+         'prefill, ms', 'tune, ms', 'new tokens/s', f'hours for {EXPLANATIONS // 10**6} M', f'PPO on {ROLLOUT:,} texts, s',
+         'of it write, score, update')
 
 
 def row(name: str, machine: Machine, plan: Plan, reached: dict[str, float]) -> list[str]:
@@ -102,7 +103,8 @@ def row(name: str, machine: Machine, plan: Plan, reached: dict[str, float]) -> l
     steps = [function(plan.model, plan.work, chip) for function in (roofline.decode, roofline.prefill, roofline.tune)]
     speed = plan.explanations_a_second(chip)
     total = sum(parts.values())
-    return [f'{name.removeprefix("llama-3-").upper()}, {machine.name}', '×'.join(str(shape[axis]) for axis in memory.AXES),
+    return [f'{name.removeprefix("llama-3-").upper()}, {machine.name}',
+            '×'.join(str(shape[axis]) for axis in memory.AXES),
             f'{plan.work.batch:,}, {plan.work.microbatch}',
             f'{used["explain"] / 2**30:.1f}, {max(used["align: write"], used["align: update"]) / 2**30:.1f}',
             *(f'{step.seconds * 1e3:,.3g} {step.bound}' for step in steps),
@@ -169,7 +171,8 @@ Read it so: writing the 200 million explanations takes from hours to days, and P
 
 def text() -> str:
     """The page."""
-    return TEXT.format(prompt=PROMPT, response=RESPONSE, ideal=table({}), planned=table(REACHED), checks=checks(), **REACHED)
+    return TEXT.format(prompt=PROMPT, response=RESPONSE, ideal=table({}), planned=table(REACHED), checks=checks(),
+                       **REACHED)
 
 
 if __name__ == '__main__':

@@ -47,8 +47,8 @@ class Checkpoints:
 
     def _put_aside(self, step: int, error: Exception) -> None:
         aside = self.directory / 'damaged' / str(step)
-        progress.warn(f'{self.directory / str(step)} is damaged or of another version ({_first_line(error)}); it is put '
-                      f'aside as {aside}, and the run goes on from the state before it')
+        progress.warn(f'{self.directory / str(step)} is damaged or of another version ({_first_line(error)}); it is '
+                      f'put aside as {aside}, and the run goes on from the state before it')
         distributed.barrier(f'{self.directory}-damaged-{step}')
         if distributed.is_main():
             files.remove_tree(aside)

@@ -1,11 +1,11 @@
 """Writing files: whole or not at all, by one process, on a disk or in a bucket.
 
-Everything that a run leaves goes through here (checkpoints: Orbax, which does the same). A path is a `pathlib.Path`, or,
-of a place with "://" in its name (gs://BUCKET/RUN), an `epath.Path`, which has the same methods.
+Everything that a run leaves goes through here (checkpoints: Orbax, which does the same). A path is a `pathlib.Path`,
+or, of a place with "://" in its name (gs://BUCKET/RUN), an `epath.Path`, which has the same methods.
 
   `as_path`       what a user wrote → a path
-  `write_whole`   a file: on a disk written beside its place and renamed to it. An object in a bucket appears when all of
-                  it is there, so it is written beside, on this machine, and sent
+  `write_whole`   a file: on a disk written beside its place and renamed to it. An object in a bucket appears when all
+                  of it is there, so it is written on this machine, and sent
   `folder`        the same for several files, of libraries that know of disks alone
   `append`        a line to a file. Objects cannot grow: in a bucket all of it is sent again
   `read_table`    a Parquet file

@@ -79,7 +79,8 @@ class Watch:
             if silent > self.patience:
                 line = f'{who} has not been heard of for {silent:.0f} s'
             elif beat['count'] < front and stood > self.patience:
-                line = f'{who} holds the others up: for {stood:.0f} s it has been in step {beat["count"] + 1} of this start'
+                line = (f'{who} holds the others up: for {stood:.0f} s it has been in step {beat["count"] + 1} of this '
+                        'start')
             else:
                 self._named.discard(index)
                 continue

@@ -21,7 +21,8 @@ from xrec_jax.runs.files import write_whole
 class PartsWriter:
     """Collects rows of `schema` for the file `path`, which ends in .parquet.
 
-    The rows of a table that is split, or rewound when it is finished, have a column 'step'. `split`: every process adds rows of its own. Otherwise all add the same ones, and those of process 0 are kept.
+    The rows of a table that is split, or rewound when it is finished, have a column 'step'. `split`: every process adds
+    rows of its own. Otherwise all add the same ones, and those of process 0 are kept.
     """
 
     def __init__(self, path: files.Path, schema: pa.Schema, split: bool = False):

@@ -22,7 +22,7 @@ Observer = Callable[[str, int, Mapping[str, float]], None]  # phase, step, metri
 
 def define_flags() -> None:
     """--tensorboard and --profile; called under `__main__`, as `cli.define_run_flags`."""
-    flags.DEFINE_bool('tensorboard', False, "Also write the metrics as TensorBoard's events (pip install tensorboardX).")
+    flags.DEFINE_bool('tensorboard', False, "Write the metrics as TensorBoard's events too (pip install tensorboardX).")
     flags.DEFINE_string('profile', '', 'Trace steps of a phase with the XLA profiler, as 03-align-lc:3-5.')
 
 

@@ -9,7 +9,8 @@
     summary.json                the final metrics, versions, seed, device, timings
 
 The same command on an existing folder goes on with it. A config that differs is refused, unless it
-only changes the machine (`MACHINE`) or the schedule, and no phase on disk would then be taken for one with another past.
+only changes the machine (`MACHINE`) or the schedule, and no phase on disk would then be taken for one with another
+past.
 """
 
 import json
