@@ -107,7 +107,9 @@ def resumed(run: Callable[[], Any], most: int = 40) -> Any:
 
 
 def get_config(language_model: str) -> ml_collections.ConfigDict:
-    """Its first half alone, so that `--config tests/phases/small.py:MODEL` runs that."""
+    """So that `--config tests/phases/small.py:MODEL` runs ExpCTR's first half, `…small.py:recpie,MODEL` RecPIE."""
+    if language_model.startswith('recpie,'):
+        return small_recpie(pathlib.Path(language_model.removeprefix('recpie,')))
     config = small_config(pathlib.Path(language_model))
     config.schedule = ('explain(icl)', 'fit(ids)', 'align(lc)', 'explain(final)', 'judge(ctr)')
     del config.judge.scorers['ExpCTR-Aug']

@@ -13,7 +13,6 @@ Verdicts are those of `metrics.pairwise`. `N` instructions (users).
 import pathlib
 from collections.abc import Mapping, Sequence
 
-import matplotlib.figure
 import numpy as np
 import numpy.typing as npt
 import scipy.stats
