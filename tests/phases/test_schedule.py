@@ -12,7 +12,7 @@ from xrec_jax.errors import UserError
 from xrec_jax.parallel import mesh as meshes
 from xrec_jax.phases import schedule, task as tasks
 from xrec_jax.runs.explanations import ExplanationWriter
-from xrec_jax.runs.metrics_writer import OF_THE_PROCESS, MetricsWriter, read_metrics
+from xrec_jax.runs.metrics_writer import OF_THE_PROCESS, read_metrics
 from xrec_jax.runs.workdir import open_workdir
 
 
