@@ -50,3 +50,17 @@ def test_equal_values_differ_in_nothing():
 def test_what_cannot_be_tested_is_refused(values, second, told):
     with pytest.raises(ValueError, match=told):
         permutation.difference_of_means(values, second)
+
+
+def test_sign_flip_is_that_of_all_signs():
+    differences = np.array([0.5, 1.0, -0.2, 0.8, 0.3, 0.9, -0.1])
+    sums = [abs(np.dot(signs, differences)) for signs in itertools.product((-1, 1), repeat=7)]
+    exact = np.mean(np.array(sums) >= abs(differences.sum()) - 1e-12)
+    assert permutation.sign_flip(differences, permutations=20_000) == pytest.approx(exact, abs=0.005)
+    assert permutation.sign_flip(np.ones(40)) < 1e-3 and permutation.sign_flip([1.0, -1.0]) == 1.0
+
+
+@pytest.mark.parametrize('bad', [[1.0], [1.0, np.nan]])
+def test_sign_flip_refuses_what_it_cannot_test(bad):
+    with pytest.raises(ValueError, match='two finite numbers'):
+        permutation.sign_flip(bad)

@@ -166,3 +166,28 @@ def test_centering_by_label_takes_out_what_the_reader_says_whatever_it_reads():
         expected = effect[labels == label] - effect[labels == label].mean()
         np.testing.assert_allclose(ours[labels == label], expected, atol=1e-6)
     np.testing.assert_allclose(rewards.center_by_label(effect, np.ones(64)), effect - effect.mean(), atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------ RecPIE
+
+
+@either
+def test_rating_reward_is_equation_1_of_recpie(compiled):
+    random = np.random.default_rng(9)
+    ratings, scores = random.random(20).astype(np.float32), random.random(20).astype(np.float32)
+    got = compiled(rewards.rating_reward)(ratings, scores)
+    np.testing.assert_allclose(got, 1 / (1 + np.abs(ratings.astype(np.float64) - scores)), rtol=1e-6)
+    np.testing.assert_allclose(rewards.rating_reward(jnp.array([0.0, 1.0, 0.25]), jnp.array([0.0, 0.0, 0.75])),
+                               [1, 1 / 2, 2 / 3], rtol=1e-6)
+
+
+def test_a_pair_shares_its_reward_or_each_text_is_paid_for_its_difference():
+    both, left_out = jnp.array([0.9, 0.5]), jnp.array([[0.6, 0.5], [1.0, 0.2]])  # without pos, without neg
+    np.testing.assert_allclose(rewards.pair_credit(both, left_out), [[0.9, 0.5], [0.9, 0.5]])
+    np.testing.assert_allclose(rewards.pair_credit(both, left_out, 'leave_one_out'), [[0.3, 0.0], [-0.1, 0.3]], atol=1e-7)
+    with pytest.raises(UserError, match='Did you mean "shared"'):
+        rewards.pair_credit(both, left_out, 'share')
+
+
+def test_a_penalty_is_paid_where_it_is_due():
+    np.testing.assert_allclose(rewards.penalize(jnp.array([0.5, -0.5]), jnp.array([False, True]), 0.3), [0.5, -0.8])

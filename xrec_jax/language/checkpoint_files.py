@@ -6,6 +6,7 @@
   `Stored.read`                a range of rows, from the disk into a fresh array
   `read_tensors`               all tensors at once, for small models
   `write_stream`, `write_json` a safetensors file, tensor after tensor; a JSON file
+  `fingerprint`                what tells one model from another, from a little of every file
   `replaced`                   a folder whose files take their places together, at the end
 
 A safetensors file is 8 bytes (the header's length, little-endian), a JSON header (name → dtype,
@@ -15,6 +16,7 @@ here without mapping it, so that what lies in memory is what was asked for, in t
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -221,3 +223,24 @@ def replaced(directory: pathlib.Path, key: str, stale: Iterable[str]) -> Iterato
             os.replace(file, directory / file.name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def fingerprint(directory: str | os.PathLike, samples: int = 16, size: int = 4096) -> str:
+    """64 hexadecimal digits that tell the model of a Hugging Face directory from others.
+
+    A hash of config.json and tokenizer.json, and of each safetensors file its name, its length and `samples` pieces of
+    `size` bytes spread over it: 64 KiB a file, where the whole may be many gigabytes. Weights that differ in nothing
+    but a few numbers between those pieces are taken for the same.
+    """
+    root, digest = pathlib.Path(directory), hashlib.sha256()
+    for name in (CONFIG, 'tokenizer.json'):
+        if (root / name).is_file():
+            digest.update((root / name).read_bytes())
+    for path in sorted(root.glob('*.safetensors')):
+        length = path.stat().st_size
+        digest.update(f'{path.name} {length}\n'.encode())
+        with open(path, 'rb') as file:
+            for start in np.linspace(0, max(length - size, 0), samples).astype(int):
+                file.seek(start)
+                digest.update(file.read(size))
+    return digest.hexdigest()

@@ -10,6 +10,7 @@ for the user (as in `expctr/explain.jinja`); without blocks all of it is the use
 either way.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -27,6 +28,31 @@ class Prompt(NamedTuple):
     text: str  # the whole, as plain text
     user: str  # in a chat: what the user says
     system: str = ''  # in a chat: what the system says; '': nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """An item as the templates of `recpie/` show it."""
+
+    title: str
+    attributes: Sequence[str]
+    profile: str  # as a language model wrote it, or title and attributes
+    liked: bool = True  # of the past: what the user thought of it
+
+    @property
+    def plain(self) -> str:
+        """'Toy Story (1995) - animation, comedy', of a profile as `tiny` writes it: that, or with opinions behind."""
+        title, dash, attributes = self.profile.rstrip('.').rpartition(' - ')
+        if not dash:
+            return self.profile
+        return item_text(title, [name.removesuffix(f' {OPINIONS[True]}') for name in attributes.split(', ')])
+
+    @property
+    def judged(self) -> str:
+        """'Toy Story (1995) - animation liked, comedy liked': the same, with what the user thought of the item."""
+        title, dash, attributes = self.plain.rpartition(' - ')
+        return item_text(title, attributes.split(', '), OPINIONS[self.liked]) if dash else self.profile
+
 
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader('xrec_jax.language', 'templates'),

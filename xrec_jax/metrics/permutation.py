@@ -1,4 +1,4 @@
-"""Do two groups differ? A permutation test of means, and the size of the difference."""
+"""Do two groups differ? A permutation test of means, and the size of the difference; and a sign-flip test of pairs."""
 
 import numpy as np
 import numpy.typing as npt
@@ -47,3 +47,21 @@ def difference_of_means(values: npt.ArrayLike, second: npt.ArrayLike, permutatio
             'difference': float(difference), 'p': (1 + extreme) / (1 + permutations),
             'cohens_d': float(difference / np.sqrt(pooled)) if pooled > 0 else float('nan'),
             'count_first': many, 'count_second': few, 'permutations': permutations}
+
+
+def sign_flip(differences: npt.ArrayLike, permutations: int = 10_000, seed: int = 0) -> float:
+    """Two-sided p of the mean of paired differences [N] (one for each independent unit) under random signs: never 0.
+
+    Raises:
+      ValueError: fewer than two differences, or one that is not finite.
+    """
+    differences = np.asarray(differences, np.float64)
+    if differences.ndim != 1 or len(differences) < 2 or not np.isfinite(differences).all():
+        raise ValueError(f'differences {differences.shape}: should be two finite numbers at least')
+    rng, extreme, left, seen = np.random.default_rng(seed), 0, permutations, abs(differences.sum())
+    while left:
+        block = min(left, max(1, _BLOCK // len(differences)))
+        signs = rng.integers(0, 2, (block, len(differences))) * 2 - 1
+        extreme += int((np.abs(signs @ differences) >= seen * (1 - 1e-9) - 1e-12).sum())
+        left -= block
+    return (1 + extreme) / (1 + permutations)

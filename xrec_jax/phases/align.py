@@ -1,15 +1,24 @@
-"""`align`: PPO tunes the writer of explanations (ExpCTR sections 4.2 and 4.3).
+"""`align`: PPO tunes the writer of explanations (ExpCTR sections 4.2 and 4.3; RecPIE section 2.1).
 
 One iteration:
   1. `writing.write`    explanations of a rollout batch of training examples, by the policy
-  2. `REWARDS`          raw reward of each: LC (eq. 8, 9) or IC (eq. 13)
+  2. `REWARDS`          raw reward of each: LC (eq. 8, 9), IC (eq. 13) or, of a pair, RecPIE's (its eq. 1)
   3. eq. 10             normalised and clipped over the whole batch; truncated ones pay a penalty
   4. `score`            log-probs of policy and reference, values: one function for all
   5. `ppo.make_rollout` KL (eq. 7) into the rewards, GAE
   6. `ppo_update`       a few passes of the clipped objective over adapter and value head
 Every explanation is kept, with its reward and its vector: they are the corpus of the next `fit`.
+
+RecPIE's texts come in pairs: a rollout batch of B texts holds B / 2 examples, their positive texts first, then their
+negative ones. With `config.soft_prompt.tokens` > 0 the consumer's embedding from the rating network
+`settings.predictor` stands before each prompt (`language.soft_prompt`); its projection learns with the adapter, and
+with `soft_prompt.tune_embeddings` the embeddings too, which go back into the network at the end. The reference has no
+soft prompt.
+
+Over several processes each has the texts that lie on its devices; of pairs all have all, since a reward looks at both.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 
@@ -19,14 +28,15 @@ import ml_collections
 import numpy as np
 
 from xrec_jax.errors import UserError, nearest
-from xrec_jax.language import generate, lora, policy
+from xrec_jax.language import generate, lora, policy, soft_prompt
 from xrec_jax.language.decoder import Decoder, abstract_params
-from xrec_jax.parallel import sharding
-from xrec_jax.phases import fit_predictor, writing
+from xrec_jax.parallel import distributed, sharding
+from xrec_jax.phases import contrast, fit_predictor, writing
 from xrec_jax.phases.task import Task
-from xrec_jax.recommenders import training
+from xrec_jax.planning import utilisation
+from xrec_jax.recommenders import recpie, training
 from xrec_jax.rl import ppo, rewards, update
-from xrec_jax.runs import progress
+from xrec_jax.runs import preemption, progress
 from xrec_jax.runs.checkpoints import Checkpoints
 from xrec_jax.runs.compiles import num_compiles
 from xrec_jax.runs.explanations import ExplanationWriter
@@ -54,7 +64,40 @@ def ic_rewards(task: Task, state: RunState, settings, rows, texts) -> tuple[np.n
     return np.asarray(raw), {'llm_score': [None] * len(rows), 'vector': vector}
 
 
-REWARDS: dict[str, Callable] = {'lc': lc_rewards, 'ic': ic_rewards}
+def pair_rewards(task: Task, state: RunState, settings, rows, texts) -> tuple[np.ndarray, dict]:
+    """RecPIE eq. 1 [K · B] for K texts on each of B examples (kind after kind), with the columns to keep.
+
+    'baseline' among them, where `settings.baseline` says so, is the reward that the network has without any text: a
+    control variate, not in the paper. It depends on nothing that was written, so the expected policy gradient stays
+    the same; but that a rating is hard to predict is no noise to the writer any more.
+    """
+    predictor, count = state.predictors[settings.predictor], len(rows)
+    vector = writing.encode(task, texts)
+    written = vector.reshape(len(task.kinds), count, -1).swapaxes(0, 1)  # [B, K, d]
+    make_rows = functools.partial(fit_predictor.make_rows, task, 'train', predictor.model, index=rows,
+                                  scale=fit_predictor.scale_of(task, predictor.settings))
+    label = make_rows(None).label
+
+    def reward(text: np.ndarray | None) -> jax.Array:
+        scores = training.predict(predictor.model, predictor.params, task.fields, make_rows(text))
+        return rewards.rating_reward(label, scores)
+
+    both = reward(written)
+    left_out = jnp.stack([reward(written * (np.arange(len(task.kinds)) != k)[:, None])
+                          for k in range(len(task.kinds))]) if settings.credit != 'shared' else (
+        jnp.zeros((len(task.kinds), count)))
+    raw = np.asarray(rewards.pair_credit(both, left_out, settings.credit)).reshape(-1)
+    columns = {'llm_score': [None] * len(texts), 'vector': vector,
+               'in_form': np.concatenate([contrast.in_form(task, 'train', kind, rows, of_kind) for kind, of_kind in
+                                          zip(task.kinds, np.reshape(np.array(texts, object), (len(task.kinds), -1)))])}
+    if settings.baseline == 'without_text' and settings.credit == 'shared':
+        columns['baseline'] = np.tile(np.asarray(reward(None)), len(task.kinds))
+    return raw, columns
+
+
+REWARDS: dict[str, Callable] = {'lc': lc_rewards, 'ic': ic_rewards, 'rating': pair_rewards}
+BY_PREDICTOR = ('ic', 'rating')  # rewards that a fitted predictor gives
+BASELINES = ('none', 'without_text')
 
 
 def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collections.ConfigDict) -> RunState:
@@ -69,6 +112,12 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
         params['lora'] = lora.init_adapter(key, task.language.params, task.language.lora)
     if state.value_head is None:
         params['value_head'] = policy.init_value_head(task.language.model.config.hidden_size)
+    consumers = consumer_table(task, state, settings)
+    if consumers is not None:
+        params['projection'] = state.soft_prompt['projection'] if state.soft_prompt else soft_prompt.init(
+            consumers.shape[1], task.config.soft_prompt.tokens, first_embedding(task))
+        if task.config.soft_prompt.tune_embeddings:
+            params['consumers'] = consumers
     update_config = update.UpdateConfig(**settings.learner.to_dict())
     model = task.language.model.config
     learner = sharding.place_learner({
@@ -77,7 +126,7 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
         'kl_coef': jnp.float32(settings.kl_coef),
     }, abstract_params(model), task.mesh, model.units)
 
-    writer = ExplanationWriter(task.workdir, phase)
+    writer = ExplanationWriter(task.workdir, phase, split=len(task.kinds) == 1)
     with Checkpoints(task.workdir / 'checkpoints' / phase) as checkpoints:
         done, learner = checkpoints.restore(learner)
         total = settings.iterations
@@ -88,33 +137,88 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
                               'texts') as advance:
                 for iteration in range(done + 1, total + 1):
                     learner, metrics = iterate(task, state, settings, learner, writer, iteration,
-                                               jax.random.fold_in(key, iteration), index)
+                                               jax.random.fold_in(key, iteration), index, consumers)
                     task.metrics.write(phase, iteration, metrics)
                     advance(settings.rollout_size,
                             f'reward {metrics["reward"]:.3f}  KL {metrics["kl_response"]:.2f}')
-                    if iteration % settings.checkpoint_every == 0 or iteration == total:
+                    stop = preemption.requested()
+                    if stop or iteration % settings.checkpoint_every == 0 or iteration == total:
                         writer.flush(iteration)
                         checkpoints.save(iteration, learner)
+                    if stop:
+                        preemption.leave(phase, iteration)
             writer.finish()
     progress.say(summary(task, phase, settings))
     params = learner['params']
+    if consumers is not None:
+        tuned = params.get('consumers', consumers)
+        state = state.replace(soft_prompt={'projection': params['projection'], 'consumers': tuned})
+        if 'consumers' in params:
+            state = with_consumers(task, state, settings.predictor, tuned)
     return state.replace(adapters=state.adapters | {'policy': params['lora']}, value_head=params['value_head'],
                          explanations=state.explanations | {phase: writer.path})
+
+
+def consumer_table(task: Task, state: RunState, settings: ml_collections.ConfigDict) -> jax.Array | None:
+    """E_c [U, E] of the rating network, scaled, the mean for consumers that training did not meet; None without soft
+    prompts."""
+    if not task.soft_tokens:
+        return None
+    return soft_prompt.scaled(_own_table(task, state, settings.predictor))[0]
+
+
+def _own_table(task: Task, state: RunState, predictor: str) -> jax.Array:
+    seen = np.zeros(task.dataset.users.num_rows, bool)
+    seen[task.examples['train'].user] = True
+    return recpie.consumer_embeddings(state.predictors[predictor].params, task.fields, jnp.asarray(seen))
+
+
+def with_consumers(task: Task, state: RunState, predictor: str, consumers: jax.Array) -> RunState:
+    """The state whose network `predictor` has the scaled embeddings `consumers` [U, E] as its own."""
+    fitted = state.predictors[predictor]
+    _, size = soft_prompt.scaled(_own_table(task, state, predictor))
+    rows = task.fields.user_fields[:, task.fields.names.index('user_id')]
+    table = fitted.params['embedding'].at[rows].set(distributed.whole(consumers) * size)
+    changed = dataclasses.replace(fitted, params=fitted.params | {'embedding': table})
+    return state.replace(predictors=state.predictors | {predictor: changed})
+
+
+def first_embedding(task: Task) -> jax.Array:
+    """The embedding [D] of the token that begins a text, or the mean of all where the tokenizer has none."""
+    table = task.language.params['embed_tokens'].astype(jnp.float32)
+    first = task.language.tokenizer.bos_token_id
+    return table.mean(axis=0) if first is None else table[first]
 
 
 def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str]) -> None:
     """UserError for an unknown reward, or sizes that do not fit."""
     if settings.reward not in REWARDS:
         raise UserError(f'align.reward: "{settings.reward}" is no reward.{nearest(settings.reward, REWARDS)}')
-    if settings.reward == 'ic' and f'fit({settings.predictor})' not in earlier:
-        raise UserError(f'schedule: align({settings.name}) with reward="ic" needs fit({settings.predictor}) '
-                        'before it.')
+    by_predictor = settings.reward in BY_PREDICTOR or task.soft_tokens > 0
+    if by_predictor and f'fit({settings.predictor})' not in earlier:
+        raise UserError(f'schedule: align({settings.name}) with reward="{settings.reward}" needs '
+                        f'fit({settings.predictor}) before it.')
     fitted = {**task.config.get('fit', {}), **task.config.get(settings.predictor, {})}
-    if settings.reward == 'ic' and fitted['seeds'] != 1:
-        raise UserError(f'align({settings.name}) with reward="ic" needs fit({settings.predictor}) with seeds=1, not '
-                        f'{fitted["seeds"]}: one predictor gives the reward.')
+    if by_predictor and fitted['seeds'] != 1:
+        raise UserError(f'align({settings.name}) with reward="{settings.reward}" needs fit({settings.predictor}) with '
+                        f'seeds=1, not {fitted["seeds"]}: one predictor gives the reward.')
+    if task.soft_tokens and 'user_id' not in fitted['fields']:
+        raise UserError(f'soft_prompt.tokens={task.soft_tokens} needs embeddings of consumers: add "user_id" to '
+                        'fit.fields, or set soft_prompt.tokens=0.')
+    if (settings.reward == 'rating') == task.explains_examples:
+        raise UserError(f'align.reward="{settings.reward}" is of '
+                        + ('pairs: it needs prompt.positive and prompt.negative.' if task.explains_examples
+                           else 'one reason an example: it needs prompt.explain; pairs have "rating".'))
+    if settings.reward == 'rating':
+        if settings.credit not in rewards.CREDITS:
+            raise UserError(f'align.credit: "{settings.credit}" is none.{nearest(settings.credit, rewards.CREDITS)}')
+        if settings.baseline not in BASELINES:
+            raise UserError(f'align.baseline: "{settings.baseline}" is none.{nearest(settings.baseline, BASELINES)}')
+    if settings.rollout_size % len(task.kinds):
+        raise UserError(f'align.rollout_size={settings.rollout_size} counts texts, and each example has '
+                        f'{len(task.kinds)}.')
     size = len(task.examples['train'].user)
-    if settings.rollout_size > size:
+    if settings.rollout_size // len(task.kinds) > size:
         raise UserError(f'align.rollout_size={settings.rollout_size} is more than the {size} training examples.')
     update_config = update.UpdateConfig(**settings.learner.to_dict())
     update_config.check(settings.rollout_size)
@@ -123,30 +227,45 @@ def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str
 
 
 def iterate(task: Task, state: RunState, settings, learner: dict, writer: ExplanationWriter, iteration: int,
-            key: jax.Array, index: int) -> tuple[dict, dict[str, float]]:
+            key: jax.Array, index: int, consumers: jax.Array | None = None) -> tuple[dict, dict[str, float]]:
     """One iteration: returns the learner after it, and its metrics."""
     watch, compiles = progress.Stopwatch(), num_compiles()
-    examples = task.examples['train']
-    rows = rollout_rows(len(examples.user), settings.rollout_size, iteration - 1,
+    examples, num_kinds = task.examples['train'], len(task.kinds)
+    rows = rollout_rows(len(examples.user), settings.rollout_size // num_kinds, iteration - 1,
                         (task.seed, index))
+    of_text = np.tile(rows, num_kinds)  # the example of each text
     write_key, update_key = jax.random.split(key)
-    prompts = writing.prompt_batch(task, 'train', rows)
+    prompts = writing.prompt_batch(task, state, 'train', rows, task.kinds)
+    num_prompt_tokens = int(prompts[1].sum())
+    soft = {} if consumers is None else sharding.place_batch(
+        {'user': examples.user[of_text]} if 'consumers' in learner['params'] else
+        {'consumer': consumers[examples.user[of_text]]}, task.mesh)
     with watch('generate'):
-        responses = writing.write(task, learner['params']['lora'], prompts, write_key)
-        texts = writing.texts_of(task, responses)
+        prefix = soft_prefix(learner['params'], soft)
+        responses = writing.write(task, learner['params']['lora'], prompts, write_key, prefix)
+        if writer.split:
+            here, place = distributed.rows_here(task.mesh, len(of_text)), distributed.place_rows
+            rows, of_text, texts = rows[here], of_text[here], writing.texts_of(task, responses)
+            lengths, truncated = distributed.part_here((responses.lengths, responses.truncated), task.mesh)
+        else:
+            place, texts = sharding.place_batch, writing.texts_of(task, distributed.whole(responses))
+            lengths, truncated = distributed.whole((responses.lengths, responses.truncated))
     # Dispatched before the rewards, so that the device works while the host makes the questions.
     inputs = {'prompts': prompts[0], 'prompt_mask': prompts[1],
-              'responses': responses.tokens, 'response_mask': responses.mask}
+              'responses': responses.tokens, 'response_mask': responses.mask, **soft}
     scored = score(task.language.model, task.language.params, learner['params'], inputs,
                    temperature=task.config.generate.temperature,
                    num_chunks=settings.rollout_size // settings.learner.microbatch_size, reference=state.reference)
     with watch('reward'):
         raw, columns = REWARDS[settings.reward](task, state, settings, rows, texts)
+        paid = raw - columns.pop('baseline', 0.0)
+        missed = ~columns['in_form'] if 'in_form' in columns else np.zeros(len(texts), bool)
+        placed = place((np.asarray(raw), np.asarray(paid), examples.label[of_text], missed), task.mesh)
     with watch('log_probs'):
         rollout, normalised, metrics = jax.block_until_ready(make_rollout(
-            scored, *sharding.place_batch((raw, examples.label[rows]), task.mesh), responses,
-            learner['kl_coef'], center=settings.center_by_label, clip=settings.reward_clip,
-            penalty=settings.truncation_penalty, config=ppo.PPOConfig(**settings.ppo.to_dict())))
+            scored, *placed[1:3], responses, learner['kl_coef'], placed[3], center=settings.center_by_label,
+            clip=settings.reward_clip, penalty=settings.truncation_penalty,
+            form_penalty=settings.get('form_penalty', 0.0), config=ppo.PPOConfig(**settings.ppo.to_dict())))
     with watch('update'):
         params, opt_state, update_metrics = jax.block_until_ready(update.ppo_update(
             learner['params'], learner['opt_state'], task.language.params, inputs, rollout, update_key,
@@ -160,22 +279,27 @@ def iterate(task: Task, state: RunState, settings, learner: dict, writer: Explan
     if settings.kl_target > 0:
         kl_coef = ppo.adaptive_kl(kl_coef, metrics['kl_response'], settings.kl_target, settings.kl_horizon,
                                   settings.rollout_size)
-    lengths = np.asarray(responses.lengths)
     writer.add(
-        user_id=task.dataset.users['user_id'].take(examples.user[rows]),
-        item_id=task.dataset.items['item_id'].take(examples.item[rows]),
-        kind='reason', split='train', example=rows.astype(np.int32), text=texts, reward=raw,
-        num_tokens=lengths.astype(np.int32), truncated=np.asarray(responses.truncated), step=iteration,
+        user_id=task.dataset.users['user_id'].take(examples.user[of_text]),
+        item_id=task.dataset.items['item_id'].take(examples.item[of_text]),
+        kind=np.repeat(task.kinds, len(rows)).tolist(), split='train', example=of_text.astype(np.int32), text=texts,
+        reward=raw, num_tokens=lengths.astype(np.int32), truncated=truncated, step=iteration,
         **columns)
     seconds = sum(watch.seconds.values())
+    # From here on of all processes.
+    raw, missed, lengths, truncated = distributed.whole((placed[0], placed[3], responses.lengths, responses.truncated))
+    distinct = distributed.num_distinct(texts, task.mesh) if writer.split else len(set(texts))
     row = {
         'reward': raw.mean(), 'reward_std': raw.std(),
         'reward_normalised': normalised.mean(), 'reward_normalised_std': normalised.std(),
         **metrics, **{name: value for name, value in update_metrics.items() if name not in metrics},
         'kl_coef': learner['kl_coef'],
-        'response_length': lengths.mean(), 'truncation_rate': np.asarray(responses.truncated).mean(),
-        'distinct_texts': len(set(texts)) / len(texts),
+        'response_length': lengths.mean(), 'truncation_rate': truncated.mean(),
+        'distinct_texts': distinct / settings.rollout_size,
+        **({'form_missed': missed.mean()} if 'in_form' in columns else {}),
         'tokens_per_second': lengths.sum() / seconds,
+        **utilisation.metrics(utilisation.align_flops(task.language.model.config, num_prompt_tokens + lengths.sum(),
+                                                      settings.learner.epochs), seconds),
         'compiles': num_compiles() - compiles,
         **{f'seconds_{name}': value for name, value in watch.seconds.items()},
     }
@@ -192,6 +316,14 @@ def rollout_rows(num_examples: int, size: int, batch: int, seed: tuple[int, int]
     return np.array([orders[p][position % num_examples] for p, position in zip(passes, positions)])
 
 
+def soft_prefix(params: dict, inputs: dict) -> jax.Array | None:
+    """The consumers [B] of `inputs` as virtual tokens [B, K, D]; None in a run without soft prompts."""
+    if 'projection' not in params:
+        return None
+    consumers = params['consumers'][inputs['user']] if 'consumers' in params else inputs['consumer']
+    return soft_prompt.project(params['projection'], consumers)
+
+
 @functools.cache
 def evaluator(model: Decoder, temperature: float) -> update.Evaluate:
     """The `evaluate` of `ppo_update`; one object for each model, so that nothing is compiled twice."""
@@ -200,7 +332,7 @@ def evaluator(model: Decoder, temperature: float) -> update.Evaluate:
         result = policy.evaluate(
             model, {'params': base, 'lora': params['lora']}, inputs['prompts'], inputs['prompt_mask'],
             inputs['responses'], inputs['response_mask'], temperature=temperature,
-            value_head=params['value_head'])
+            value_head=params['value_head'], prefix_embeddings=soft_prefix(params, inputs))
         return result.log_probs, result.values, result.entropy
 
     return evaluate
@@ -216,14 +348,15 @@ def constrainer(mesh: jax.sharding.Mesh) -> Callable:
 @functools.partial(jax.jit, static_argnames=('model', 'temperature', 'num_chunks'))
 def score(model: Decoder, base: dict, params: dict, inputs: dict, *, temperature: float, num_chunks: int,
           reference: dict | None = None) -> dict:
-    """Log-probs of policy and reference (the base model, or it with the adapter `reference`), and values, all [B, R],
-    `B / num_chunks` rows at a time."""
+    """Log-probs of policy and reference (the base model, or it with the adapter `reference`, without soft prompts), and
+    values, all [B, R], `B / num_chunks` rows at a time."""
     frozen = {'params': base} | ({} if reference is None else {'lora': reference})
 
     def chunk(inputs):
         batch = (inputs['prompts'], inputs['prompt_mask'], inputs['responses'], inputs['response_mask'])
         ours = policy.evaluate(model, {'params': base, 'lora': params['lora']}, *batch,
-                               temperature=temperature, value_head=params['value_head'])
+                               temperature=temperature, value_head=params['value_head'],
+                               prefix_embeddings=soft_prefix(params, inputs))
         theirs = policy.evaluate(model, frozen, *batch, temperature=temperature)
         return {'log_probs': ours.log_probs, 'values': ours.values, 'ref_log_probs': theirs.log_probs}
 
@@ -233,13 +366,18 @@ def score(model: Decoder, base: dict, params: dict, inputs: dict, *, temperature
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), result)
 
 
-@functools.partial(jax.jit, static_argnames=('center', 'clip', 'penalty', 'config'))
+@functools.partial(jax.jit, static_argnames=('center', 'clip', 'penalty', 'form_penalty', 'config'))
 def make_rollout(scored: dict, raw: jax.Array, labels: jax.Array, responses: generate.Responses,
-                 kl_coef: jax.Array, *, center: bool, clip: float, penalty: float, config: ppo.PPOConfig
-                 ) -> tuple[ppo.Rollout, jax.Array, dict[str, jax.Array]]:
-    """Rewards and advantages over the global batch; the normalised rewards [B]; metrics."""
+                 kl_coef: jax.Array, missed: jax.Array | None = None, *, center: bool, clip: float, penalty: float,
+                 form_penalty: float = 0.0, config: ppo.PPOConfig) -> tuple[ppo.Rollout, jax.Array, dict[str, jax.Array]]:
+    """Rewards and advantages over the global batch; the normalised rewards [B]; metrics.
+
+    missed: bool [B], texts without the form that was asked for, which pay `form_penalty`; None: none.
+    """
     normalised = rewards.normalize_and_clip(rewards.center_by_label(raw, labels) if center else raw, clip)
     scores = rewards.penalize_truncated(normalised, responses.truncated, penalty)
+    if missed is not None:
+        scores = rewards.penalize(scores, missed, form_penalty)
     rollout, metrics = ppo.make_rollout(scored['log_probs'], scored['ref_log_probs'], scored['values'], scores,
                                         responses.mask, kl_coef, config)
     # Health: the sampler decodes with a cache, the learner in one pass; they must agree.

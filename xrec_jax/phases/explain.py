@@ -1,23 +1,31 @@
 """`explain`: the policy writes an explanation for every example of some splits.
 
-Nothing is trained, and the prompts hold no label of the target. Each explanation is scored by the
-frozen model (ExpCTR eq. 8) and, where `encode` says so, kept with its vector (eq. 11).
+Nothing is trained, and the prompts hold no label of the target. Where `prompt.click` asks for it each explanation is
+scored by the frozen model (ExpCTR eq. 8), and where `encode` says so kept with its vector (eq. 11). RecPIE has two for
+each example, a positive and a negative one; whether they have the form that was asked for is kept with them.
+
+`explain.writes` says what is written, 'reasons' or one of `OTHERS`: item profiles, or texts that bound what reasons can
+be worth. What the newest phase wrote by user and item goes to the run's store too, for `python -m xrec_jax.explain`.
 """
 
 from collections.abc import Sequence
+from types import ModuleType
 
 import jax
 import ml_collections
 import numpy as np
 
 from xrec_jax.errors import UserError, nearest
-from xrec_jax.parallel import sharding
-from xrec_jax.phases import explain_requests, writing
+from xrec_jax.parallel import distributed, sharding
+from xrec_jax.phases import contrast, explain_bounds, explain_profiles, explain_requests, writing
 from xrec_jax.phases.task import Task
 from xrec_jax.rl import rewards
-from xrec_jax.runs import progress
+from xrec_jax.runs import preemption, progress, store
 from xrec_jax.runs.explanations import ExplanationWriter, read_explanations
 from xrec_jax.runs.state import RunState
+
+REASONS = 'reasons'
+OTHERS: dict[str, ModuleType] = {'profiles': explain_profiles, 'truth': explain_bounds, 'shuffled': explain_bounds}
 
 
 def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collections.ConfigDict) -> RunState:
@@ -27,9 +35,11 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
     """
     if 'requests' in settings and settings.requests.source != 'examples':
         return explain_requests.run(task, state, phase, index, settings)
+    if (writes := settings.get('writes', REASONS)) != REASONS:
+        return OTHERS[writes].run(task, state, phase, index, settings)
     key = jax.random.fold_in(jax.random.key(task.seed), index)
     adapter = state.adapter if settings.adapter else None
-    writer = ExplanationWriter(task.workdir, phase)
+    writer = ExplanationWriter(task.workdir, phase, split=True)
     batches = [(split, rows) for split in settings.splits for rows in _batches(task, split, index, settings)]
     if not writer.finished:
         done = writer.last_step
@@ -37,11 +47,16 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
         with progress.bar(phase, len(batches) * settings.batch_size, done * settings.batch_size,
                           'texts') as advance:
             for step, (split, rows) in enumerate(batches[done:], done + 1):
-                _explain(task, adapter, split, rows, jax.random.fold_in(key, step), step, settings, writer)
-                if step % settings.checkpoint_every == 0 or step == len(batches):
+                _explain(task, state, adapter, split, rows, jax.random.fold_in(key, step), step, settings, writer)
+                stop = preemption.requested()
+                if stop or step % settings.checkpoint_every == 0 or step == len(batches):
                     writer.flush(step)
+                if stop:
+                    preemption.leave(phase, step)
                 advance(len(rows))
         writer.finish()
+    if distributed.is_main():
+        store.publish(task.workdir, writer.path)
     progress.say(summary(task, phase, settings, writer))
     return state.replace(explanations=state.explanations | {phase: writer.path})
 
@@ -51,6 +66,10 @@ def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str
     sharding.check_batch('explain.batch_size', settings.batch_size, task.mesh)
     if 'requests' in settings and settings.requests.source != 'examples':
         return explain_requests.check(task, settings, earlier)
+    if (writes := settings.get('writes', REASONS)) != REASONS:
+        if writes not in OTHERS:
+            raise UserError(f'explain.writes: "{writes}" is nothing to write.{nearest(writes, [REASONS, *OTHERS])}')
+        return OTHERS[writes].check(task, settings, earlier)
     for split in settings.splits:
         if split not in task.examples:
             raise UserError(f'explain.splits: "{split}" is no split.{nearest(split, task.examples)}')
@@ -64,29 +83,44 @@ def _batches(task: Task, split: str, index: int, settings: ml_collections.Config
     return np.split(rows, range(settings.batch_size, len(rows), settings.batch_size))
 
 
-def _explain(task: Task, adapter, split: str, rows: np.ndarray, key: jax.Array, step: int, settings,
+def _explain(task: Task, state: RunState, adapter, split: str, rows: np.ndarray, key: jax.Array, step: int, settings,
              writer: ExplanationWriter) -> None:
-    count = len(rows)
     filled = np.resize(rows, settings.batch_size)  # the last batch is filled up: one static shape
-    responses = writing.write(task, adapter, writing.prompt_batch(task, split, filled), key)
-    texts = writing.texts_of(task, responses)
-    scores = writing.llm_scores(task, split, filled, texts)[:count]
-    texts, examples = texts[:count], task.examples[split]
-    writer.add(
-        user_id=task.dataset.users['user_id'].take(examples.user[rows]),
-        item_id=task.dataset.items['item_id'].take(examples.item[rows]),
-        kind='reason', split=split, example=rows.astype(np.int32), text=texts, llm_score=scores,
-        reward=np.asarray(rewards.lc_reward(examples.label[rows], scores)),
-        num_tokens=np.asarray(responses.lengths)[:count].astype(np.int32),
-        truncated=np.asarray(responses.truncated)[:count], step=step,
-        vector=writing.encode(task, texts) if settings.encode else None)
+    prefix = writing.soft_prefix(task, state, split, filled) if settings.adapter else None
+    examples = task.examples[split]
+    here = distributed.rows_here(task.mesh, len(filled))  # of this process, as all rows and texts below
+    mine, rows = filled[here], rows[here[here < len(rows)]]
+    count = len(rows)
+    for kind in task.kinds:
+        kind_key = key if len(task.kinds) == 1 else jax.random.fold_in(key, task.kinds.index(kind))
+        responses = writing.write(task, adapter, writing.prompt_batch(task, state, split, filled, (kind,)), kind_key,
+                                  prefix)
+        texts = writing.texts_of(task, responses)
+        columns = {}
+        if task.explains_examples:
+            scores = writing.llm_scores(task, split, mine, texts)[:count]
+            columns = {'llm_score': scores, 'reward': np.asarray(rewards.lc_reward(examples.label[rows], scores))}
+        else:
+            columns = {'in_form': contrast.in_form(task, split, kind, rows, texts[:count])}
+        lengths, truncated = distributed.part_here((responses.lengths, responses.truncated), task.mesh)
+        writer.add(
+            user_id=task.dataset.users['user_id'].take(examples.user[rows]),
+            item_id=task.dataset.items['item_id'].take(examples.item[rows]),
+            kind=kind, split=split, example=rows.astype(np.int32), text=texts[:count],
+            num_tokens=lengths[:count].astype(np.int32), truncated=truncated[:count], step=step,
+            vector=writing.encode(task, texts[:count]) if settings.encode else None, **columns)
 
 
 def summary(task: Task, phase: str, settings: ml_collections.ConfigDict, writer: ExplanationWriter) -> str:
     """The line that is printed at the end."""
     table = read_explanations(writer.path)
     who = 'the tuned model' if settings.adapter else 'the frozen model'
-    return (f'{phase}: {len(table)} explanations ({", ".join(settings.splits)}) by {who}; '
+    line = (f'{phase}: {len(table)} explanations ({", ".join(settings.splits)}) by {who}; '
             f'{np.mean(table["num_tokens"].to_numpy()):.1f} tokens each, '
-            f'{np.mean(table["truncated"].to_numpy(zero_copy_only=False)):.1%} truncated, '
-            f'mean LC reward {np.mean(table["reward"].to_numpy()):.3f}')
+            f'{np.mean(table["truncated"].to_numpy(zero_copy_only=False)):.1%} truncated')
+    if task.explains_examples:
+        return f'{line}, mean LC reward {np.mean(table["reward"].to_numpy()):.3f}'
+    missed = [int((~table['in_form'].to_numpy(zero_copy_only=False)[table['kind'].to_numpy() == kind]).sum())
+              for kind in task.kinds]
+    return f'{line}; ' + ', '.join(f'{count:,} {kind} ones' for count, kind in zip(missed, task.kinds)
+                                   ) + ' not in the form that was asked for (kept)'

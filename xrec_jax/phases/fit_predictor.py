@@ -3,12 +3,21 @@
 With `text`, every explanation of a training example that an earlier phase wrote and encoded is one
 row; training examples that have none enter once, with zeros in the explanation's place. Validation
 reads the newest explanations of the validation split.
+
+With `text` and `explanations='NAME'` (RecPIE) each training example is one row, with what the newest `explain(NAME)`
+wrote of it, a positive and a negative explanation; one that was not written, or is empty, is zeros.
+
+`continues` names fits, of which the first that was run before gives the start: in an alternation the consumers'
+embeddings stay what the language model's soft prompt has learned to read.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pyarrow as pa
@@ -36,7 +45,7 @@ from xrec_jax.recommenders.predictor import Predictor
 from xrec_jax.recommenders.recpie import RecPIE
 from xrec_jax.recommenders.sasrec import SASRecPredictor
 from xrec_jax.recommenders.xdeepfm import XDeepFM
-from xrec_jax.runs.explanations import read_explanations, vectors
+from xrec_jax.runs.explanations import newest, read_explanations, vectors
 from xrec_jax.runs.state import RunState
 
 MODELS: dict[str, type[Predictor]] = {
@@ -52,7 +61,10 @@ def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str
     if model.uses_history and not fields.item_fields.shape[1] + fields.item_attributes.shape[1]:
         raise UserError(f'fit.fields={tuple(settings.fields)}: {settings.name} looks at the items of a history, and '
                         'there is no field of items: add "item_id".')
-    if settings.text and not any(entry.startswith(('align(', 'explain(')) for entry in earlier):
+    if name := settings.get('explanations', ''):
+        if f'explain({name})' not in earlier:
+            raise UserError(f'schedule: fit({settings.name}) reads explain({name}): put that before it.')
+    elif settings.text and not any(entry.startswith(('align(', 'explain(')) for entry in earlier):
         raise UserError(f'schedule: fit({settings.name}) with text=True needs explanations: put an align or '
                         'explain phase before it.')
 
@@ -64,9 +76,10 @@ def make_config(settings: ml_collections.ConfigDict) -> training.TrainConfig:
 
 def make_model(task: Task, settings: ml_collections.ConfigDict, text_dim: int) -> Predictor:
     """The model `settings.model.name` with the rest of `settings.model`; UserError for what it does not have."""
+    texts = {'num_texts': len(task.kinds)} if settings.text else {}
     return models.make(MODELS, settings, vocab_size=task.fields.vocab_size,
                        num_user_fields=task.fields.user_fields.shape[1], text_dim=text_dim,
-                       context_dim=len(context.NAMES))
+                       context_dim=len(context.NAMES), **texts)
 
 
 def make_rows(task: Task, split: str, model: Predictor | type[Predictor], text: np.ndarray | None = None,
@@ -81,8 +94,9 @@ def make_rows(task: Task, split: str, model: Predictor | type[Predictor], text: 
 class Training:
     """The training of one candidate."""
 
-    def __init__(self, task: Task, settings: ml_collections.ConfigDict, data: tuple[training.Rows, training.Rows]):
-        self.train, self.valid = data
+    def __init__(self, task: Task, settings: ml_collections.ConfigDict,
+                 prepared: tuple[training.Rows, training.Rows, Any]):
+        self.train, self.valid, self.start = prepared
         self.fields = task.fields
         self.config = make_config(settings)
         self.model = make_model(task, settings, 0 if self.train.text is None else self.train.text.shape[-1])
@@ -98,19 +112,39 @@ class Training:
     def init(self, keys: jax.Array) -> training.State:
         """The state before the first epoch; of several `keys` [S] stacked."""
         init = training.init_state if keys.ndim == 0 else training.init_seeds
-        return init(self.model, self.config, self.fields, keys)
+        state = init(self.model, self.config, self.fields, keys)
+        if self.start is None:
+            return state
+        shapes = [[leaf.shape for leaf in jax.tree.leaves(params)] for params in (state.params, self.start)]
+        if shapes[0] != shapes[1]:
+            raise UserError('fit.continues: the network to go on from has another shape; give both fits one model, the '
+                            'same fields and seeds.')
+        start = jax.tree.map(jnp.asarray, self.start)
+        return dataclasses.replace(state, params=start, best_params=start)
 
     def fit(self, state: training.State, on_epoch: training.OnEpoch) -> training.State:
         return training.fit(self.model, self.config, self.fields, self.train, self.valid, state=state,
                             on_epoch=on_epoch)
 
 
-def prepare(task: Task, state: RunState, settings: ml_collections.ConfigDict) -> tuple[training.Rows, training.Rows]:
-    """Training and validation rows."""
-    rows = functools.partial(make_rows, task, model=MODELS[settings.model.name],
-                             scale=task.dataset.rating_scale if settings.task == 'rating' else None)
+def scale_of(task: Task, settings: ml_collections.ConfigDict) -> tuple[float, float] | None:
+    """The scale of the ratings where places on it are predicted; None where clicks are.
+
+    A rating r of the scale from low to high is the place (r - low) / (high - low), from 0 to 1.
+    """
+    return task.dataset.rating_scale if settings.task == 'rating' else None
+
+
+def prepare(task: Task, state: RunState, settings: ml_collections.ConfigDict
+            ) -> tuple[training.Rows, training.Rows, Any]:
+    """Training and validation rows, and the params to start from, or None."""
+    rows = functools.partial(make_rows, task, model=MODELS[settings.model.name], scale=scale_of(task, settings))
+    start = next((state.predictors[name].params for name in settings.get('continues', ()) if name in state.predictors),
+                 None)
     if not settings.text:
-        return rows('train'), rows('valid')
+        return rows('train'), rows('valid'), start
+    if name := settings.get('explanations', ''):
+        return *(rows(split, text=written_vectors(task, state, name, split)) for split in ('train', 'valid')), start
     corpus = pa.concat_tables([read_explanations(path, 'train') for path in state.explanations.values()])
     corpus = corpus.filter(corpus['vector'].is_valid())
     validation = newest_vectors(task, state, 'valid')
@@ -122,7 +156,23 @@ def prepare(task: Task, state: RunState, settings: ml_collections.ConfigDict) ->
     text = vectors(corpus)
     text = np.concatenate([text, np.zeros((len(missing), text.shape[1]), np.float32)])
     return (rows('train', text=text[:, None], index=np.concatenate([index, missing])),
-            rows('valid', text=validation[:, None]))
+            rows('valid', text=validation[:, None]), start)
+
+
+def written_vectors(task: Task, state: RunState, name: str, split: str) -> np.ndarray:
+    """float32 [N, K, d]: of each example of a split what the newest `explain(name)` wrote, by kind; zeros for none."""
+    path, found = newest(state.explanations, name), None
+    for number, kind in enumerate(task.kinds):
+        table = read_explanations(path, split, kind)
+        table = table.filter(table['vector'].is_valid())
+        if not len(table):
+            raise UserError(f'schedule: explain({name}) has encoded no {kind} explanation of the {split} split: give it '
+                            f'splits that name "{split}", and encode=True.')
+        text = vectors(table)
+        if found is None:
+            found = np.zeros((len(task.examples[split].user), len(task.kinds), text.shape[1]), np.float32)
+        found[table['example'].to_numpy(), number] = text
+    return found
 
 
 def newest_vectors(task: Task, state: RunState, split: str) -> np.ndarray:

@@ -3,10 +3,12 @@
   the table      figures of every scorer (`scorers`) on validation and test; of a predictor that was fitted with
                  several seeds, mean and spread
   `named_share`  how many explanations name an attribute that truly decided (simulated worlds)
+  `attention`    of a scorer with RecPIE's rating network: what each input gets (`judge_attention`)
   `examples`     a few explanations before and after, side by side
-All of it goes to `summary.json` too, the table also to `table.csv` and `table.md`. Without `judge.before`
-and `judge.after` there are no explanations to look at. Pairs and attributes of LLMXRec are judged in `judge_pairs` and
-`judge_attributes`. Every score is of an explanation written without the label.
+All of it goes to `summary.json` too, the table also to `table.csv` and `table.md`, each prediction to
+`predictions.parquet`. Without `judge.before` and `judge.after` there are no explanations to look at. Pairs and attributes
+of LLMXRec are judged in `judge_pairs` and `judge_attributes`, texts in `judge_text`. Every score is of an explanation
+written without the label.
 """
 
 import csv
@@ -19,7 +21,6 @@ from collections.abc import Sequence
 import jax
 import ml_collections
 import numpy as np
-import pyarrow as pa
 import rich.markup
 import rich.table
 
@@ -27,7 +28,7 @@ from xrec_jax.data import protocols
 from xrec_jax.errors import UserError, nearest
 from xrec_jax.metrics import attributes
 from xrec_jax.metrics.spread import spread
-from xrec_jax.phases import judge_attributes, judge_pairs, scorers
+from xrec_jax.phases import contrast, judge_attention, judge_attributes, judge_pairs, judge_text, predictions, scorers
 from xrec_jax.phases.scorers import SPLITS, SUMMARY, Figures
 from xrec_jax.phases.task import Task
 from xrec_jax.runs import progress
@@ -35,7 +36,7 @@ from xrec_jax.runs.files import write_whole
 from xrec_jax.runs.state import RunState
 from xrec_jax.runs.summary import update_summary
 
-OTHERS = {'pairs': judge_pairs, 'attributes': judge_attributes}  # what needs no scorers
+OTHERS = {'pairs': judge_pairs, 'attributes': judge_attributes, 'text': judge_text}  # what needs no scorers
 
 FALLBACK = {
     'click': 'by their other fields (an id that was never trained is as it was drawn, near zero)',
@@ -55,7 +56,6 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
         'seed': task.seed,
         'device': f'{jax.device_count()} × {jax.devices()[0].device_kind}',
         'versions': {name: importlib.metadata.version(name) for name in ('jax', 'flax', 'optax', 'transformers')},
-        'seconds': state.seconds,
         'finished': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
     })
     progress.say(f'{phase}: written to {path}')
@@ -66,16 +66,22 @@ def _scored(task: Task, state: RunState, settings: ml_collections.ConfigDict) ->
     """Figures of scorers for `summary.json`; prints and writes their table."""
     figures, scores, fallbacks = measure(task, state, settings)
     sides = ('before', 'after') if 'before' in settings else ()
-    texts = {side: scorers.explanations(state, settings[side].explain) for side in sides}
+    texts = {side: {split: scorers.joined_texts(task, table) for split, table in
+                    scorers.explanations(state, settings[side].explain).items()} for side in sides}
     summary = {
         **summarised(SUMMARY[settings.task], figures),
         'positive_rate': {split: protocols.positive_rate(rows) for split, rows in task.examples.items()},
         'unseen_in_training': {split: scorers.unseen(task, split) for split in SPLITS},
         'fallbacks': fallbacks,
-        'shortened_prompts': task.shortened if task.explains_examples else None,
+        'shortened_prompts': _shortened(task, state),
         'named_decisive_attribute': {
             side: {split: named_share(task, split, texts[side][split]) for split in SPLITS} for side in sides} or None,
     }
+    if scores:
+        predictions.write(task, settings.task, scores)
+    if settings.get('attention', ''):
+        summary['attention'] = judge_attention.run(task, state, settings.scorers[settings.attention], scores[
+            settings.attention])
     labels = scorers.labels(settings.task, tuple(settings.get('ks', ())))
     columns = shown(settings, figures, labels)
     progress.CONSOLE.print(figures_table(task, settings.task, figures, columns))
@@ -89,6 +95,13 @@ def _scored(task: Task, state: RunState, settings: ml_collections.ConfigDict) ->
         _say_named(summary['named_decisive_attribute'])
         progress.CONSOLE.print(examples(task, settings, texts['before']['test'], texts['after']['test'], scores))
     return summary
+
+
+def _shortened(task: Task, state: RunState) -> dict | None:
+    """By split: prompts that were too long for the context; None in runs that explain no examples."""
+    if task.explains_examples:
+        return task.shortened
+    return contrast.contrast_of(task, state).shortened() if task.kinds else None
 
 
 def measure(task: Task, state: RunState, settings: ml_collections.ConfigDict
@@ -127,6 +140,10 @@ def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str
         raise UserError(f'judge.ks={tuple(settings.ks)}: should be lengths of lists, as (5, 10, 20).')
     if not settings.scorers:
         raise UserError('judge.scorers is empty: name what is to be measured, as {"DeepFM": "predictor(ids)"}.')
+    if name := settings.get('attention', ''):
+        if name not in settings.scorers:
+            raise UserError(f'judge.attention: "{name}" is none of judge.scorers.{nearest(name, settings.scorers)}')
+        judge_attention.check(task, settings.scorers[name])
     sides = (settings.before, settings.after) if 'before' in settings else ()
     needed = [f'explain({side.explain})' for side in sides]
     for name in (name for side in sides for name in side.scorers):
@@ -199,14 +216,14 @@ def write_markdown(path: pathlib.Path, figures: dict[str, Figures], labels: dict
     write_whole(path, lambda partial: partial.write_text('\n'.join(lines) + '\n'))
 
 
-def named_share(task: Task, split: str, table: pa.Table) -> float:
+def named_share(task: Task, split: str, texts: Sequence[str]) -> float:
     """Share of explanations that name an attribute which decided the rating, of those that have one.
 
     Titles are taken out first: a word in a title is no reason. NaN where the truth is not known.
     """
     rows = task.examples[split].interaction
     aspects = [row or [] for row in task.dataset.interactions['aspects'].take(rows).to_pylist()]
-    texts = [_without_titles(task, split, n, text) for n, text in enumerate(table['text'].to_pylist())]
+    texts = [_without_titles(task, split, n, text) for n, text in enumerate(texts)]
     named, known = attributes.names_any(texts, aspects)
     return float(named[known].mean()) if known.any() else float('nan')
 
@@ -224,11 +241,13 @@ def _say_named(shares: dict) -> None:
             f'{split} {shares["before"][split]:.1%} before, {shares["after"][split]:.1%} after' for split in SPLITS))
 
 
-def examples(task: Task, settings: ml_collections.ConfigDict, before: pa.Table, after: pa.Table,
+def examples(task: Task, settings: ml_collections.ConfigDict, before: Sequence[str], after: Sequence[str],
              scores: dict) -> rich.table.Table:
     """A few test examples with history and label, and both explanations with the scores they lead to."""
-    table = rich.table.Table(title=f'{settings.examples} explanations before and after, and the likes that are '
-                                   'predicted', title_justify='left', show_lines=True)
+    rated = settings.task == 'rating'
+    table = rich.table.Table(title=f'{settings.examples} explanations before and after, and the '
+                                   f'{"ratings" if rated else "likes"} that are predicted',
+                             title_justify='left', show_lines=True)
     for title, ratio in (('user and item', 4), ('before', 3), ('after', 3)):
         table.add_column(title, ratio=ratio)
     test = task.examples['test']
@@ -240,9 +259,11 @@ def examples(task: Task, settings: ml_collections.ConfigDict, before: pa.Table, 
             for which in (test.history_liked[row], ~test.history_liked[row]))
         user = task.dataset.users['user_id'][int(test.user[row])]
         cells = [f'user {user} liked: {liked}\ndisliked: {disliked}\n→ {task.item_texts[test.item[row]]}: in truth '
-                 f'{"liked" if test.label[row] else "disliked"}']
+                 + (f'{test.rating[row]:g} stars' if rated else 'liked' if test.label[row] else 'disliked')]
         for side, explained in ((settings.before, before), (settings.after, after)):
-            likes = ', '.join(f'{name} {scores[name]["test"][:, row].mean():.2f}' for name in side.scorers)
-            cells.append(f'{explained["text"][int(row)]}\n\n{likes}')
+            low, high = task.dataset.rating_scale if rated else (0.0, 1.0)
+            likes = ', '.join(f'{name} {low + (high - low) * scores[name]["test"][:, row].mean():.2f}'
+                              for name in side.scorers)
+            cells.append(f'{explained[row]}\n\n{likes}')
         table.add_row(*map(rich.markup.escape, cells))
     return table

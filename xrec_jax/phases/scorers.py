@@ -1,8 +1,8 @@
 """What the table of `judge` has rows of: the language model or a fitted predictor, and their figures.
 
 A scorer is text in the config: 'llm(EXPLAIN)', 'predictor(FIT)' or 'predictor(FIT, EXPLAIN)', by the names of the
-phases that made it and wrote what it reads. `figures` are {split: {metric: [a value of each seed]}}; which metrics
-there are, `judge.task` says, as `fit.task` does:
+phases that made it and wrote what it reads; or 'direct(KEY)', the frozen model asked by the template config.prompt.KEY.
+`figures` are {split: {metric: [a value of each seed]}}; which metrics there are, `judge.task` says, as `fit.task` does:
 
   'click'    AUC, LogLoss, MAE, RMSE of the likes (ExpCTR table 1)
   'rating'   RMSE, MAE of the ratings' place on their scale, and in stars (RecPIE table 1)
@@ -18,10 +18,10 @@ import pyarrow as pa
 
 from xrec_jax.errors import UserError
 from xrec_jax.metrics import ctr, ranking as ranking_metrics, rating
-from xrec_jax.phases import fit_predictor, fit_ranking
+from xrec_jax.phases import direct, fit_predictor, fit_ranking
 from xrec_jax.phases.task import Task
-from xrec_jax.recommenders import ranking, training
-from xrec_jax.runs.explanations import read_explanations, vectors
+from xrec_jax.recommenders import ranking, recpie, training
+from xrec_jax.runs.explanations import newest, read_explanations
 from xrec_jax.runs.state import Fitted, RunState
 
 SPLITS = ('valid', 'test')
@@ -31,15 +31,23 @@ Figures = dict[str, dict[str, list[float]]]  # by split and metric, a value of e
 
 def explanations(state: RunState, name: str) -> dict[str, pa.Table]:
     """What the newest phase `explain(name)` wrote, by split, in the order of the examples."""
-    path = [path for phase, path in state.explanations.items() if phase.endswith(f'-explain-{name}')][-1]
-    return {split: read_explanations(path, split).sort_by('example') for split in SPLITS}
+    path = newest(state.explanations, name)
+    order = [('example', 'ascending'), ('kind', 'descending')]  # the positive one first
+    return {split: read_explanations(path, split).sort_by(order) for split in SPLITS}
+
+
+def joined_texts(task: Task, table: pa.Table) -> list[str]:
+    """The texts of `explanations` by example, several of one with a line break between."""
+    texts, count = table['text'].to_pylist(), len(task.kinds)
+    return ['\n'.join(texts[start:start + count]) for start in range(0, len(texts), count)]
 
 
 def parse(text: str) -> tuple[str, str, str | None]:
-    """'llm(EXPLAIN)', 'predictor(FIT)' or 'predictor(FIT, EXPLAIN)' → kind, name, name of explain."""
-    parts = re.fullmatch(r'(llm|predictor)\((\w+)(?:, *(\w+))?\)', text)
-    if not parts or (parts[1] == 'llm' and parts[3]):
-        raise UserError(f'judge.scorers: "{text}" should be llm(EXPLAIN), predictor(FIT) or predictor(FIT, EXPLAIN).')
+    """'llm(EXPLAIN)', 'direct(KEY)', 'predictor(FIT)' or 'predictor(FIT, EXPLAIN)' → kind, name, name of explain."""
+    parts = re.fullmatch(r'(llm|direct|predictor)\((\w+)(?:, *(\w+))?\)', text)
+    if not parts or (parts[1] != 'predictor' and parts[3]):
+        raise UserError(f'judge.scorers: "{text}" should be llm(EXPLAIN), direct(KEY), predictor(FIT) or '
+                        'predictor(FIT, EXPLAIN).')
     kind, name, written = parts.groups()
     return kind, name, name if kind == 'llm' else written
 
@@ -53,7 +61,7 @@ def phases_of(text: str) -> list[str]:
 def in_order(task: Task, scorers: ml_collections.ConfigDict) -> list[str]:
     """The names of the scorers in the order in which the schedule comes to have them (a config sorts its keys)."""
     schedule = list(task.config.schedule)
-    return sorted(scorers, key=lambda name: max(map(schedule.index, phases_of(scorers[name]))))
+    return sorted(scorers, key=lambda name: max(map(schedule.index, phases_of(scorers[name])), default=-1))
 
 
 def check(task: Task, text: str, judged: str) -> None:
@@ -61,6 +69,8 @@ def check(task: Task, text: str, judged: str) -> None:
     kind, name, _ = parse(text)
     if kind == 'llm' and judged != 'click':
         raise UserError(f'judge.scorers: "{text}" scores clicks, and judge.task is "{judged}".')
+    if kind == 'direct':
+        direct.check(task, name)
     fitted = task.config.get(name, {}).get('task', task.config.get('fit', {}).get('task'))
     if kind == 'predictor' and fitted != judged:
         raise UserError(f'judge.scorers: "{text}" is fitted for fit.task="{fitted}", and judge.task is "{judged}".')
@@ -69,18 +79,32 @@ def check(task: Task, text: str, judged: str) -> None:
 def predictions(task: Task, state: RunState, text: str) -> dict[str, np.ndarray]:
     """Scores [S, N] by split, each in (0, 1); S > 1 for a predictor of several seeds."""
     kind, name, written = parse(text)
-    tables = explanations(state, written) if written else {}
     if kind == 'llm':
+        tables = explanations(state, written)
         return {split: table['llm_score'].to_numpy()[None] for split, table in tables.items()}
+    if kind == 'direct':
+        return {split: direct.scores(task, state, name, split)[None] for split in SPLITS}
     predictor = state.predictors[name]
     predict = training.predict if predictor.seeds == 1 else training.predict_of_seeds
 
     def rows(split: str) -> training.Rows:
-        text = vectors(tables[split])[:, None] if written else None
+        text = fit_predictor.written_vectors(task, state, written, split) if written else None
         return fit_predictor.make_rows(task, split, predictor.model, text)
 
     return {split: np.atleast_2d(predict(predictor.model, predictor.params, task.fields, rows(split)))
             for split in SPLITS}
+
+
+def attention(task: Task, state: RunState, text: str) -> dict[str, dict[str, np.ndarray]]:
+    """By split: the attention [N] that each input gets in the rating network of a scorer (RecPIE eq. 11)."""
+    _, name, written = parse(text)
+    predictor, found = state.predictors[name], {}
+    for split in SPLITS:
+        vectors = fit_predictor.written_vectors(task, state, written, split) if written else None
+        rows = fit_predictor.make_rows(task, split, predictor.model, vectors)
+        weights = training.attention(predictor.model, predictor.params, task.fields, rows)
+        found[split] = {name: np.asarray(values) for name, values in recpie.attention_received(weights).items()}
+    return found
 
 
 def click_figures(task: Task, scores: dict[str, np.ndarray]) -> Figures:

@@ -7,7 +7,6 @@ refused here, before any long work starts.
 import dataclasses
 import functools
 import importlib.resources
-import pathlib
 from typing import Any
 
 import jax
@@ -19,12 +18,14 @@ from xrec_jax.data import catalog, filters, protocols, tables
 from xrec_jax.errors import UserError
 from xrec_jax.language import chat, decoder, lora, prompts, quantize, tokenizers, weights
 from xrec_jax.language.encoders import Encoder, load_encoder
-from xrec_jax.parallel import mesh as meshes
+from xrec_jax.parallel import distributed, mesh as meshes
 from xrec_jax.recommenders import fields as predictor_fields
+from xrec_jax.runs import files
 from xrec_jax.runs.metrics_writer import MetricsWriter
 
 ATTRIBUTES = ('judged', 'named', 'none')  # how prompts show them: `prompts.item_text`
 DATASET_KEYS = ('name', 'data_dir', 'options', 'filters', 'on_bad_row', 'protocol')  # of config.data
+KINDS = ('positive', 'negative')  # of RecPIE's explanations, keys of config.prompt
 REMAT = {'none': False, 'projections': 'projections', 'all': True}  # `DecoderConfig.remat`; also False and True
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
@@ -49,7 +50,7 @@ class Language:
 @dataclasses.dataclass(frozen=True, eq=False)  # by identity, so that methods can be cached
 class Task:
     config: ml_collections.ConfigDict
-    workdir: pathlib.Path
+    workdir: files.Path
     mesh: jax.sharding.Mesh
     metrics: MetricsWriter
     dataset: tables.Dataset | None  # None: a config without `data`, for runs that only tune
@@ -62,8 +63,21 @@ class Task:
 
     @property
     def explains_examples(self) -> bool:
-        """Whether reasons are asked for the examples of splits (ExpCTR), by `config.prompt.explain`."""
-        return self.language is not None and 'explain' in self.config.get('prompt', ())
+        """Whether one reason an example is asked for (ExpCTR), by `config.prompt.explain`."""
+        return self.kinds == ('reason',)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What is written for each example: one reason (ExpCTR), or one for and one against (RecPIE); () for none."""
+        if self.language is None:
+            return ()
+        prompt = self.config.get('prompt', ())
+        return ('reason',) if 'explain' in prompt else KINDS if all(kind in prompt for kind in KINDS) else ()
+
+    @property
+    def soft_tokens(self) -> int:
+        """Virtual tokens before each prompt, 0 in a run without soft prompts."""
+        return self.config.soft_prompt.tokens if 'soft_prompt' in self.config else 0
 
     @functools.cached_property
     def encoder(self) -> Encoder:
@@ -111,7 +125,7 @@ class Task:
     def shortened(self) -> dict[str, dict[str, int]]:
         """By split: how many prompts were too long for the context, and how many items their histories lost; {} in
         runs that write no explanations of examples."""
-        if not self.language or 'explain' not in self.config.get('prompt', ()):
+        if not self.explains_examples:
             return {}
         return {split: {'prompts': int((fitted.dropped > 0).sum()), 'items': int(fitted.dropped.sum())}
                 for split, fitted in self._fitted.items()}
@@ -149,12 +163,15 @@ class Task:
         return written
 
 
-def make_task(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Task:
+def make_task(config: ml_collections.ConfigDict, workdir: files.Path) -> Task:
     """Reads, checks and places everything that the phases share."""
     if 'prompt' in config and config.prompt.get('attributes', 'none') not in ATTRIBUTES:
         raise UserError(f'prompt.attributes={config.prompt.attributes!r}: should be one of {", ".join(ATTRIBUTES)}.')
+    if 'soft_prompt' in config and config.soft_prompt.tokens < 0:
+        raise UserError(f'soft_prompt.tokens={config.soft_prompt.tokens}: should be at least 0.')
     mesh = meshes.make_mesh(config.mesh.to_dict())
-    dataset = load_dataset(config.data) if 'data' in config else None
+    # Process 0 first: where nobody has fetched the files yet, the others find them.
+    dataset = distributed.main_first(lambda: load_dataset(config.data)) if 'data' in config else None
     return Task(
         config=config, workdir=workdir, mesh=mesh, metrics=MetricsWriter(workdir), dataset=dataset,
         examples=make_examples(dataset, config) if dataset else {},
@@ -178,6 +195,11 @@ def protocol_options(data: ml_collections.ConfigDict) -> dict[str, Any]:
     return protocols.options(data.protocol) | given
 
 
+def model_directory(settings: ml_collections.ConfigDict) -> Any:
+    """Where the model `settings.model` lies: the embedded one, or a Hugging Face directory."""
+    return importlib.resources.files('xrec_jax.language') / 'tiny' if settings.model == 'tiny' else settings.model
+
+
 def load_language(settings: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> Language:
     """The model `settings.model` ('tiny', or a Hugging Face directory), put on the mesh."""
     remat = REMAT.get(settings.remat, settings.remat)
@@ -185,9 +207,7 @@ def load_language(settings: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) 
         raise UserError(f'language.remat={settings.remat!r}: should be one of none, projections, all.')
     if settings.dtype not in DTYPES:
         raise UserError(f'language.dtype="{settings.dtype}": should be one of {", ".join(DTYPES)}.')
-    directory = settings.model
-    if directory == 'tiny':
-        directory = importlib.resources.files('xrec_jax.language') / 'tiny'
+    directory = model_directory(settings)
     config, params = weights.load_model(directory, mesh, dtype=DTYPES[settings.dtype], remat=remat)
     adapter = lora.LoraConfig(settings.lora_rank, settings.lora_alpha, tuple(settings.lora_targets),
                               settings.get('lora_dropout', 0.0), settings.get('lora_rslora', False))

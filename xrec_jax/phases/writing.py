@@ -1,6 +1,7 @@
 """Writing explanations and asking the frozen model what it makes of them: used by several phases.
 
-  `Writer.write`     prompts of some examples → responses on the device
+  `prompt_batch`     the prompts of some examples, of one kind, and `soft_prefix`, the consumers' virtual tokens
+  `write`            prompts → responses on the device
   `write_queue`      any number of prompts → responses on the host
   `texts_of`         responses → texts
   `llm_scores`       texts → ExpCTR eq. 8, by the base model without an adapter
@@ -13,11 +14,13 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from xrec_jax.language import chat, choices, generate, prompts, slots, tokenizers
+from xrec_jax.language import chat, choices, generate, prompts, slots, soft_prompt, tokenizers
 from xrec_jax.language.sampling import SamplingConfig
-from xrec_jax.parallel import sharding
+from xrec_jax.parallel import distributed, sharding
+from xrec_jax.phases import contrast
 from xrec_jax.phases.task import Task
 from xrec_jax.rl import rewards
+from xrec_jax.runs.state import RunState
 
 
 def sampling_config(task: Task, **changes) -> SamplingConfig:
@@ -25,17 +28,30 @@ def sampling_config(task: Task, **changes) -> SamplingConfig:
     return SamplingConfig(**task.config.generate.to_dict() | changes)
 
 
-def prompt_batch(task: Task, split: str, rows: np.ndarray) -> tuple[jax.Array, jax.Array]:
-    """Tokens and mask [B, P] of the prompts of some examples, on the mesh."""
-    tokens, mask = task.explain_prompts(split)
-    return sharding.place_batch((tokens[rows], mask[rows]), task.mesh)
+def prompt_batch(task: Task, state: RunState, split: str, rows: np.ndarray, kinds: Sequence[str] = ('reason',)
+                 ) -> tuple[jax.Array, jax.Array]:
+    """Tokens and mask [K · B, P] of the prompts of some examples, those of the first kind first, on the mesh."""
+    of_kind = task.explain_prompts if task.explains_examples else contrast.contrast_of(task, state).tokens
+    here, count = distributed.rows_here(task.mesh, len(kinds) * len(rows)), len(rows)
+    batches = [[array[rows[here[here // count == n] - n * count]]
+                for array in (of_kind(split) if kind == 'reason' else of_kind(split, kind))]
+               for n, kind in enumerate(kinds)]
+    return distributed.place_rows(tuple(np.concatenate(arrays) for arrays in zip(*batches)), task.mesh)
 
 
-def write(task: Task, adapter: dict | None, batch: tuple[jax.Array, jax.Array], key: jax.Array
-          ) -> generate.Responses:
-    """One explanation for each prompt, drawn from the base model or from it with an adapter."""
+def soft_prefix(task: Task, state: RunState, split: str, rows: np.ndarray) -> jax.Array | None:
+    """The consumers of some examples as virtual tokens [B, K, D]; None before an `align` has learned how."""
+    if state.soft_prompt is None:
+        return None
+    consumers = state.soft_prompt['consumers'][task.examples[split].user[rows]]
+    return sharding.place_batch(soft_prompt.project(state.soft_prompt['projection'], consumers), task.mesh)
+
+
+def write(task: Task, adapter: dict | None, batch: tuple[jax.Array, jax.Array], key: jax.Array,
+          prefix: jax.Array | None = None) -> generate.Responses:
+    """One explanation for each prompt, drawn from the base model or from it with an adapter and soft prompts."""
     language = task.language
-    return generate.generate(language.model, language.variables(adapter), *batch, key,
+    return generate.generate(language.model, language.variables(adapter), *batch, key, prefix_embeddings=prefix,
                              sampling=sampling_config(task), stop_ids=language.stop_ids)
 
 
@@ -55,24 +71,28 @@ def write_queue(task: Task, adapter: dict | None, prompts: Sequence[Sequence[int
 
 
 def texts_of(task: Task, responses: generate.Responses) -> list[str]:
-    """The responses as texts, line breaks as blanks."""
-    texts = tokenizers.decode_responses(
-        task.language.tokenizer, np.asarray(responses.tokens), np.asarray(responses.lengths))
+    """The responses as texts, line breaks as blanks; of a batch on the mesh, those of this process."""
+    tokens, lengths = distributed.part_here((responses.tokens, responses.lengths), task.mesh)
+    texts = tokenizers.decode_responses(task.language.tokenizer, tokens, lengths)
     return [' '.join(text.split()) for text in texts]
 
 
 def llm_scores(task: Task, split: str, rows: np.ndarray, texts: Sequence[str]) -> np.ndarray:
-    """s of ExpCTR eq. 8 [B]: does the frozen model, after the reason alone, expect a like?"""
+    """s of ExpCTR eq. 8 [B]: does the frozen model, after the reason alone, expect a like?
+
+    `rows`, `texts` and what comes back are those of this process.
+    """
     examples, settings = task.examples[split], task.config.lc_score
     asked = [prompts.render_roles(task.config.prompt.click, domain=task.dataset.domain, reason=text,
                                   target=task.titles[item])
              for item, text in zip(examples.item[rows], texts)]
     ids = chat.encode(task.language.tokenizer, asked)
-    width = max(_click_width(task), -(-max(map(len, ids)) // 32) * 32)
-    batch = sharding.place_batch(tokenizers.pad(ids, width, 'left'), task.mesh)
+    width = distributed.largest(max(_click_width(task), -(-max(map(len, ids)) // 32) * 32))
+    batch = distributed.place_rows(tokenizers.pad(ids, width, 'left'), task.mesh)
     answers = [[(token,) for token in tokens] for tokens in (task.language.yes, task.language.no)]
     log_probs = choices.score(task.language.model, task.language.variables(None), *batch, answers)
-    return np.asarray(rewards.lc_score(log_probs[:, 0], log_probs[:, 1], settings.temperature, settings.form))
+    scores = rewards.lc_score(log_probs[:, 0], log_probs[:, 1], settings.temperature, settings.form)
+    return distributed.part_here(scores, task.mesh)
 
 
 def _click_width(task: Task) -> int:

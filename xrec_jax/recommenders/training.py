@@ -3,7 +3,7 @@
   init_state   parameters, optimizer and book-keeping of epoch 0
   run_epoch    shuffle -> lax.scan over batches -> score the validation rows -> keep the best
   next_state   what is kept after an epoch, `better` of two scores, `finished`: also those of `ranking`
-  predict      scores of any rows, in blocks
+  predict      scores of any rows, in blocks; `attention` the weights that a model reads its inputs with
   fit          the loop: run_epoch until `epochs`, or no better for `patience` epochs
 
 An epoch's randomness comes from fold_in(state.key, state.epoch) alone, so a state that was saved
@@ -303,18 +303,32 @@ def _replaced(params: Any, leaves: Any) -> Any:
 
 def _logits(model: Predictor, params: Any, fields: Fields, rows: Rows, block: int = 4096):
     """Logits [N], `block` rows at a time, so that memory does not grow with N."""
+    return _in_blocks(lambda rows: model.apply({'params': params}, *_inputs(model, fields, rows)), rows, block)
+
+
+def _in_blocks(apply: Callable[[Rows], jax.Array], rows: Rows, block: int) -> jax.Array:
+    """`apply` of N rows, at most `block` at a time: its results [N, ...]."""
     num_rows = rows.user.shape[0]
-    block = min(block, num_rows)
     num_blocks = -(-num_rows // block)
+    block = -(-num_rows // num_blocks)  # of even sizes: less is filled up
     pad = num_blocks * block - num_rows
 
     def blocks(x):
         return jnp.pad(x, [(0, pad)] + [(0, 0)] * (x.ndim - 1)).reshape(num_blocks, block, *x.shape[1:])
 
-    def apply(rows):
-        return model.apply({'params': params}, *_inputs(model, fields, rows))
+    result = jax.lax.map(apply, jax.tree.map(blocks, rows))
+    return result.reshape(-1, *result.shape[2:])[:num_rows]
 
-    return jax.lax.map(apply, jax.tree.map(blocks, rows)).reshape(-1)[:num_rows]
+
+@functools.partial(jax.jit, static_argnames=('model',))
+def attention(model: Predictor, params: Any, fields: Fields, rows: Rows) -> jax.Array:
+    """alpha [N, I, I] of a model that sows its attention, as RecPIE's rating network does."""
+
+    def apply(rows):
+        _, seen = model.apply({'params': params}, *_inputs(model, fields, rows), mutable=['intermediates'])
+        return seen['intermediates']['attention'][0]
+
+    return _in_blocks(apply, rows, 4096)
 
 
 @functools.partial(jax.jit, static_argnames=('model',))

@@ -1,12 +1,15 @@
-"""ExpCTR's rewards (its section 4.2), as functions of arrays over `B`.
+"""ExpCTR's rewards (its section 4.2) and RecPIE's, as functions of arrays over `B`.
 
-Source: Yu, Zhang, Chen, "Explainable CTR Prediction via LLM Reasoning"; equation numbers are its.
+Source: Yu, Zhang, Chen, "Explainable CTR Prediction via LLM Reasoning"; equation numbers are its, but for
+those of `rating_reward` and `pair_credit`: Wang, Li, Chen, "Can Explanations Improve Recommendations?" (RecPIE).
 
 LC, the language model as scorer: after reading the explanation, does it answer Yes to items the
 user liked?
     log-probs of the answers -> lc_score (eq. 8) -> lc_reward (eq. 9)
 IC, the CTR model as scorer: does it predict better with the explanation, and does it listen?
     ic_reward (eq. 13)
+Rating, RecPIE: how near is the rating network to the rating, with the explanations?
+    rating_reward (its eq. 1) -> pair_credit, of a positive and a negative text
 Either way, then: center_by_label (an option) -> normalize_and_clip (eq. 10)
 `penalize_truncated` lowers the score of responses without an end-of-sequence token.
 
@@ -21,6 +24,7 @@ from xrec_jax.errors import UserError, nearest
 from xrec_jax.rl.masked import center, masked_var
 
 SCORE_FORMS = ('logits', 'probabilities')
+CREDITS = ('shared', 'leave_one_out')
 
 
 def lc_score(
@@ -81,6 +85,32 @@ def ic_reward(
     return lc_reward(labels, scores) + influence
 
 
+def rating_reward(ratings: chex.Array, scores: chex.Array) -> chex.Array:
+    """Returns r(e) = 1 / (1 + |y - f(x, e)|), float32 [B] in [1/2, 1]: RecPIE eq. 1.
+
+    ratings: [B], y, places on the scale of the ratings, from 0 to 1 (or clicks, 0 and 1). scores: [B], f(x, e), what
+    the rating network predicts with the explanations.
+    """
+    chex.assert_rank([ratings, scores], 1)
+    chex.assert_equal_shape([ratings, scores])
+    return 1.0 / (1.0 + jnp.abs(ratings.astype(jnp.float32) - scores.astype(jnp.float32)))
+
+
+def pair_credit(both: chex.Array, left_out: chex.Array, credit: str = 'shared') -> chex.Array:
+    """Returns what each of an example's K texts is paid, float32 [K, B].
+
+    both: [B], the reward with all texts. left_out: [K, B], the reward without text k.
+    credit='shared': each is paid for all, r; as RecPIE, where e is the pair. 'leave_one_out': each for the difference
+    that it makes, r - r without it, so that a text is not paid for what the other one said.
+    """
+    chex.assert_rank(left_out, 2)
+    chex.assert_equal_shape([both, left_out[0]])
+    if credit not in CREDITS:
+        raise UserError(f'unknown credit "{credit}".{nearest(credit, CREDITS)}')
+    shared = jnp.broadcast_to(both, left_out.shape).astype(jnp.float32)
+    return shared if credit == 'shared' else shared - left_out.astype(jnp.float32)
+
+
 def center_by_label(rewards: chex.Array, labels: chex.Array) -> chex.Array:
     """Returns R - mean(R of the batch's rewards with the same label), float32 [B].
 
@@ -120,12 +150,17 @@ def normalize_and_clip(
     return jnp.where(mask, jnp.clip(scaled, -clip, clip), 0.0)
 
 
+def penalize(scores: chex.Array, which: chex.Array, penalty: float) -> chex.Array:
+    """Returns scores - penalty where `which` (bool [B]) says so, float32 [B]: form that was missed, for one."""
+    chex.assert_rank([scores, which], 1)
+    chex.assert_equal_shape([scores, which])
+    return scores.astype(jnp.float32) - jnp.where(which, jnp.float32(penalty), 0.0)
+
+
 def penalize_truncated(scores: chex.Array, truncated: chex.Array, penalty: float) -> chex.Array:
     """Returns scores - penalty where the response has no end-of-sequence token, float32 [B].
 
     scores: [B], normalised. truncated: bool [B] from `ppo.response_mask`. penalty: 0 turns it off.
     Subtracted, as TRL's `missing_eos_penalty`, after eq. 10, so that it does not drown in the std.
     """
-    chex.assert_rank([scores, truncated], 1)
-    chex.assert_equal_shape([scores, truncated])
-    return scores.astype(jnp.float32) - jnp.where(truncated, jnp.float32(penalty), 0.0)
+    return penalize(scores, truncated, penalty)

@@ -16,6 +16,7 @@ The interactions are drawn as arrays, so 10 million of them take bytes, not Pyth
 import dataclasses
 import math
 import numbers
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +32,7 @@ AGES = ('18', '25', '35', '45', '50', '56')
 GENDERS = ('female', 'male')
 OCCUPATIONS = ('artist', 'doctor', 'engineer', 'farmer', 'lawyer', 'student', 'teacher', 'writer')
 LICENCE = 'Apache-2.0 (made here, of nobody\'s data)'
+PHRASES = {1: 'What I enjoy is ', -1: 'What I cannot stand is '}  # of reviews, before what is loved and hated
 DAY = 86_400
 FIRST_DAY = 10_957  # 1 January 2000, in days since 1970
 
@@ -185,11 +187,17 @@ def _reviews(rating: np.ndarray, attributes: np.ndarray, shared: np.ndarray) -> 
     """One or two sentences that give the true reasons: 'I liked it. What I enjoy is pirates.'"""
     verdict = np.array(['Awful.', 'Not for me.', 'It was fine.', 'I liked it.', 'I loved it.'])
     parts = [pa.array(verdict[rating.astype(int) - 1])]
-    for sign, phrase in ((1, 'What I enjoy is '), (-1, 'What I cannot stand is ')):
+    for sign, phrase in PHRASES.items():
         joined = pc.binary_join(_lists(attributes, shared == sign), ' and ')
         sentence = pc.binary_join_element_wise(phrase, joined, '.', '')
         parts.append(pc.if_else(pc.equal(joined, ''), pa.scalar(None, pa.string()), sentence))
     return pc.binary_join_element_wise(*parts, ' ', null_handling='skip')
+
+
+def reasons_in(review: str) -> tuple[str, str]:
+    """What a review of a simulated world says that the user loves of the item, and hates; '' for nothing."""
+    said = {sign: re.search(f'{phrase}([^.]*)[.]', review) for sign, phrase in PHRASES.items()}
+    return tuple(said[sign][1] if said[sign] else '' for sign in (1, -1))
 
 
 def _users(rng: np.random.Generator, count: int) -> pa.Table:

@@ -1,0 +1,100 @@
+"""Explanations by user and item, ready to be served: written once, found in milliseconds.
+
+RecPIE (section 4) computes explanations beforehand and stores them "for each user". `publish` puts what a phase wrote
+into `store/explanations.arrow`: rows sorted by user and item, uncompressed, mapped into memory when read, so that
+finding a pair is two dozen comparisons whatever the size. A later phase's explanations of a pair take the place of an
+earlier one's; pairs that it did not write stay.
+"""
+
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from xrec_jax.errors import UserError, nearest
+from xrec_jax.runs import files
+
+COLUMNS = ('user_id', 'item_id', 'kind', 'text', 'split', 'in_form', 'llm_score', 'truncated')
+SCHEMA_ADDED = pa.field('phase', pa.string())  # that wrote it
+ROWS = 1 << 20  # of a record batch
+
+
+def publish(workdir: files.Path, path: files.Path) -> files.Path:
+    """Puts the explanations of a phase's file `path` into the store of a run; its path."""
+    new = files.read_table(path, columns=list(COLUMNS))
+    new = new.append_column(SCHEMA_ADDED, pa.array([path.stem] * len(new), pa.string()))
+    store = workdir / 'store' / 'explanations.arrow'
+    if store.exists():
+        old = _read(store)
+        pairs = new.select(['user_id', 'item_id']).group_by(['user_id', 'item_id']).aggregate([])
+        new = pa.concat_tables([old.join(pairs, ['user_id', 'item_id'], join_type='left anti').select(new.column_names),
+                                new])
+    # Stable: a pair's explanations stay in the order in which they were written.
+    order = np.lexsort((np.arange(len(new)), *(_ranks(new[name]) for name in ('item_id', 'user_id'))))
+    new = new.take(pa.array(order)).combine_chunks()
+
+    def write(partial: files.Path) -> None:
+        with pa.OSFile(str(partial), 'wb') as file, pa.ipc.new_file(file, new.schema) as writer:
+            for batch in new.to_batches(max_chunksize=ROWS):
+                writer.write_batch(batch)
+
+    files.write_whole(store, write)
+    return store
+
+
+class Store:
+    """The stored explanations of a run."""
+
+    def __init__(self, workdir: files.Path):
+        path = workdir / 'store' / 'explanations.arrow'
+        if not path.exists():
+            raise UserError(f'{workdir} holds no stored explanations (store/explanations.arrow): its schedule has not '
+                            'come to a phase explain yet, or it is no run.')
+        self.table = _read(path)
+        self._batches = self.table.to_batches()
+        self._starts = np.cumsum([0, *map(len, self._batches)])
+
+    def find(self, user: str, item: str) -> list[dict]:
+        """The explanations of a pair, one dict of columns each; [] where there are none."""
+        start, end = (self._first(holds) for holds in (lambda pair: pair >= (user, item),
+                                                       lambda pair: pair > (user, item)))
+        return self.table.slice(start, end - start).to_pylist()
+
+    def missing(self, user: str, item: str) -> str:
+        """Says why a pair is not there, for a person."""
+        start = self._first(lambda pair: pair >= (user, ''))
+        if start < len(self.table) and self._pair(start)[0] == user:
+            end = self._first(lambda pair: pair > (user, '\U0010ffff'))
+            items = list(dict.fromkeys(self._pair(row)[1] for row in range(start, min(end, start + 1000))))
+            return (f'no explanation is stored of item "{item}" for user "{user}", who has {len(items)} '
+                    f'explained items.{nearest(item, items)}')
+        return f'no explanation is stored for user "{user}".'
+
+    def _pair(self, row: int) -> tuple[str, str]:
+        batch = int(np.searchsorted(self._starts, row, side='right')) - 1
+        at = row - int(self._starts[batch])
+        return self._batches[batch].column(0)[at].as_py(), self._batches[batch].column(1)[at].as_py()
+
+    def _first(self, holds) -> int:
+        """The first row whose pair `holds`, by halving."""
+        low, high = 0, len(self.table)
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if holds(self._pair(middle)) else (middle + 1, high)
+        return low
+
+
+def _read(path: files.Path) -> pa.Table:
+    try:
+        return pa.ipc.open_file(path.read_bytes() if files.is_remote(path) else pa.memory_map(str(path))).read_all()
+    except pa.ArrowInvalid as error:
+        raise UserError(f'{path}: damaged ({error}); delete it, and run the same train command again.') from error
+
+
+def _ranks(column: pa.ChunkedArray) -> np.ndarray:
+    """int [N]: the place of each text among all in the order of code points, as Python compares them."""
+    distinct = pc.unique(column)
+    places = pc.sort_indices(distinct)  # UTF-8 bytes are in the order of code points
+    rank = np.empty(len(distinct), np.int64)
+    rank[places.to_numpy()] = np.arange(len(distinct))
+    return rank[pc.index_in(column, value_set=distinct).to_numpy()]
