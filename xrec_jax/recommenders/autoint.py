@@ -7,8 +7,9 @@
 
 Explanations z go into the MLP, or without one beside the e of the last layer.
 
-Fields are few and narrow, so a row's products are far too small for the matrix routines of a CPU: there, `inner`
-and `mixed` sum over them elementwise, with the batch as the last axis.
+Fields are few and narrow, so a row's products are too small for a matrix routine. Within the layers the batch is
+therefore the last axis: projections are one product over all rows and fields, and on a CPU `inner` and `mixed` sum
+over what a row has elementwise.
 
 Easy to get wrong: the residual and the ReLU belong to every layer; inner products are not divided by sqrt(d');
 the softmax runs over k; the projections have no bias. An absent field is a zero vector, as a query and as a key.
@@ -25,7 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from xrec_jax.dropout import Dropout
-from xrec_jax.recommenders.predictor import History, Predictor, dense
+from xrec_jax.recommenders.predictor import History, Predictor
 
 
 class AutoInt(Predictor):
@@ -50,10 +51,10 @@ class AutoInt(Predictor):
         v = self.embeddings(ids, attributes)
         texts = self.texts(text, batch, train)
 
-        fields = v
+        fields = v.transpose(2, 1, 0)  # [E, F, B]
         for n in range(self.num_layers):
             fields = self._interact(fields, n, train)
-        hidden = fields.reshape(batch, -1)
+        hidden = fields.transpose(2, 1, 0).reshape(batch, -1)
         if not self.mlp:
             hidden = jnp.concatenate([hidden, texts], axis=-1)
         logit = self.out(hidden, 'attention_out')
@@ -65,20 +66,27 @@ class AutoInt(Predictor):
         return logit
 
     def _interact(self, fields: jax.Array, n: int, train: bool) -> jax.Array:
-        """Interacting layer n: [B, F, D] → [B, F, heads * d']."""
-
-        def project(name):
-            return dense(self.num_heads * self.attention_dim, ('embed' if n == 0 else None, 'mlp'),
-                         f'{name}_{n}', use_bias=False)(fields)
-
-        def heads(x):  # [heads, d', F, B]
-            return x.reshape(*x.shape[:2], self.num_heads, self.attention_dim).transpose(2, 3, 1, 0)
-
-        query, key, value = (heads(project(name)) for name in ('query', 'key', 'value'))
+        """Interacting layer n: [D, F, B] → [heads * d', F, B]."""
+        width, axes = self.num_heads * self.attention_dim, ('embed' if n == 0 else None, 'mlp')
+        kernels = [Kernel((len(fields), width), axes, name=f'{name}_{n}')()
+                   for name in ('query', 'key', 'value', 'residual')]
+        projected = jnp.concatenate(kernels, axis=1).T @ fields.reshape(len(fields), -1)
+        query, key, value, residual = (x.reshape(self.num_heads, self.attention_dim, *fields.shape[1:])
+                                       for x in jnp.split(projected, 4))
         weights = jax.nn.softmax(inner(query, key), axis=2)
         weights = Dropout(self.dropout, deterministic=not train)(weights)
-        mixed_values = mixed(weights, value).transpose(3, 2, 0, 1).reshape(*fields.shape[:2], -1)
-        return nn.relu(mixed_values + project('residual'))
+        return nn.relu(mixed(weights, value) + residual).reshape(width, *fields.shape[1:])
+
+
+class Kernel(nn.Module):
+    """The parameter of a linear layer without a bias, [in, out], as `dense` has it."""
+
+    shape: tuple[int, int]
+    axes: tuple[str | None, str | None]
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        return self.param('kernel', nn.with_logical_partitioning(nn.initializers.lecun_normal(), self.axes), self.shape)
 
 
 # Products within a row; each is the other's derivative. `H` heads, `d` dimensions, `M` and `K` fields.
