@@ -303,6 +303,17 @@ def test_bad_settings_are_refused_before_anything_is_computed(change, message, l
     assert not (tmp_path / 'run').exists()
 
 
+def test_the_click_form_is_three_settings_away(language_model, tmp_path):
+    config = small_recpie(language_model)
+    config.fit.task = config.judge.task = 'click'
+    config.fit.training.monitor = 'auc'
+    task = tasks.make_task(config, tmp_path / 'run')
+    schedule.check_schedule(task)
+    assert fit_predictor.scale_of(task, config.fit) is None  # labels are likes
+    config.fit.task = 'rating'
+    assert fit_predictor.scale_of(task, config.fit) == (1.0, 5.0)
+
+
 # --------------------------------------------------------------------------- bounds, attention
 
 
