@@ -8,6 +8,8 @@
 DIR/ml-100k holds RecBole's atomic files, as `bench/recommenders.py` writes them. With `NAME.train.inter`,
 `NAME.valid.inter` and `NAME.test.inter` the split is theirs; with `NAME.inter` it is leave-one-out by time,
 ranking all items. Prints one JSON line: figures of validation and test, epochs, and the seconds of each.
+`--fast` runs SASRec by bench/recbole_sasrec.py: the same computation in distribution, many times as fast on a
+CPU; its epochs are no measure of RecBole's speed. `--check_fast` shows that, dropout off, both compute the same.
 
 The shims change no arithmetic: names that NumPy, SciPy and pandas have dropped since, `torch.load` of a
 file that RecBole itself has just written, and `ray`, which it imports for tuning.
@@ -53,13 +55,12 @@ def install_shims() -> None:
     ray.tune = sys.modules['ray.tune'] = types.ModuleType('ray.tune')
 
 
-def run(model_name: str, data: pathlib.Path, seed: int, settings: dict) -> dict:
-    """Trains, keeps the best of validation, tests: RecBole's own `run_recbole` with a clock in it."""
+def load(model_name: str, data: pathlib.Path, seed: int, settings: dict) -> tuple:
+    """RecBole's config, its loaders of the three splits, and the model at its start."""
     install_shims()
-    import torch
     from recbole.config import Config
     from recbole.data import create_dataset, data_preparation
-    from recbole.utils import get_model, get_trainer, init_seed
+    from recbole.utils import get_model, init_seed
 
     pre_split = (data / f'{data.name}.train.inter').exists()
     own = {'data_path': str(data.parent), 'seed': seed, 'show_progress': False, 'use_gpu': False,
@@ -76,33 +77,43 @@ def run(model_name: str, data: pathlib.Path, seed: int, settings: dict) -> dict:
     sys.argv = sys.argv[:1]  # RecBole reads it too
     config = Config(model=model_name, dataset=data.name, config_dict=own | settings)
     init_seed(config['seed'], config['reproducibility'])
-    begin = time.perf_counter()
-    train, valid, test = data_preparation(config, create_dataset(config))
-    prepared = time.perf_counter()
+    loaders = data_preparation(config, create_dataset(config))
     init_seed(config['seed'] + config['local_rank'], config['reproducibility'])
-    model = get_model(config['model'])(config, train._dataset).to(config['device'])
+    return config, loaders, get_model(config['model'])(config, loaders[0]._dataset).to(config['device'])
+
+
+def run(model_name: str, data: pathlib.Path, seed: int, settings: dict, fast: bool = False) -> dict:
+    """Trains, keeps the best of validation, tests: RecBole's own `run_recbole` with a clock in it."""
+    begin = time.perf_counter()
+    config, (train, valid, test), model = load(model_name, data, seed, settings)
+    import torch
+    from recbole.utils import get_trainer
+    if fast:
+        import recbole_sasrec
+        recbole_sasrec.install(model)
+    prepared = time.perf_counter()
     trainer = get_trainer(config['MODEL_TYPE'], config['model'])(config, model)
     train_seconds, valid_seconds = (_clock(trainer, name) for name in ('_train_epoch', '_valid_epoch'))
     best, figures = trainer.fit(train, valid, verbose=False, saved=True, show_progress=False)
     fitted = time.perf_counter()
     result = trainer.evaluate(test, load_best_model=True, show_progress=False)
     return {'peer': 'RecBole', 'version': '1.2.1', 'torch': torch.__version__, 'threads': torch.get_num_threads(),
-            'model': model_name, 'seed': seed, 'settings': settings, 'epochs': len(train_seconds),
+            'model': model_name, 'seed': seed, 'settings': settings, 'fast': fast, 'epochs': len(train_seconds),
             'valid': dict(figures), 'test': dict(result), 'parameters': sum(p.numel() for p in model.parameters()),
             'seconds': {'prepare': prepared - begin, 'fit': fitted - prepared, 'test': time.perf_counter() - fitted},
             'train_seconds': train_seconds, 'valid_seconds': valid_seconds}
 
 
 def _clock(trainer, name: str) -> list[float]:
-    """The seconds of each call of the trainer's method, in a list that grows."""
+    """The seconds of each call of the trainer's method, in a list that grows; what it returns goes to stderr."""
     method, seconds = getattr(trainer, name), []
 
     def timed(*args, **kwargs):
         begin = time.perf_counter()
-        try:
-            return method(*args, **kwargs)
-        finally:
-            seconds.append(time.perf_counter() - begin)
+        found = method(*args, **kwargs)
+        seconds.append(time.perf_counter() - begin)
+        print(f'{name} {len(seconds)}: {seconds[-1]:.1f} s {found}', file=sys.stderr, flush=True)
+        return found
 
     setattr(trainer, name, timed)
     return seconds
@@ -114,11 +125,24 @@ def main() -> None:
     parser.add_argument('--data', type=pathlib.Path, required=True)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--set', action='append', default=[], metavar='KEY=JSON', help='further settings')
+    parser.add_argument('--threads', type=int, help="of torch; its own choice if not given")
+    parser.add_argument('--fast', action='store_true', help='SASRec by bench/recbole_sasrec.py')
+    parser.add_argument('--check_fast', action='store_true', help='show how far --fast is from RecBole, and end')
     args = parser.parse_args()
     warnings.filterwarnings('ignore')
     logging.disable(logging.WARNING)
     settings = {key: json.loads(value) for key, value in (entry.split('=', 1) for entry in args.set)}
-    print(json.dumps(run(args.model, args.data.resolve(), args.seed, settings)), flush=True)
+    if (args.fast or args.check_fast) and args.model != 'SASRec':
+        parser.error(f'--fast is for --model SASRec, not {args.model}')
+    if args.threads:
+        import torch
+        torch.set_num_threads(args.threads)
+    if args.check_fast:
+        import recbole_sasrec
+        _, (train, _, _), model = load(args.model, args.data.resolve(), args.seed, settings)
+        print(json.dumps(recbole_sasrec.difference(model, next(iter(train)))))
+        return
+    print(json.dumps(run(args.model, args.data.resolve(), args.seed, settings, args.fast)), flush=True)
 
 
 if __name__ == '__main__':

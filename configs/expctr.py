@@ -25,7 +25,7 @@ def get_config(dataset: str = 'ml-100k') -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.schedule = SCHEDULE
-    config.mesh = ConfigDict({'data': -1, 'fsdp': 1, 'tensor': 1})
+    config.mesh = ConfigDict({'data': -1, 'fsdp': 1, 'tensor': 1, 'dcn_data': 1})
 
     config.data = data_config(config, dataset)
     config.prompt = ConfigDict({
@@ -97,6 +97,13 @@ def get_config(dataset: str = 'ml-100k') -> ConfigDict:
         'before': {'explain': 'icl', 'scorers': ('ICL', 'DeepFM')},
         'after': {'explain': 'final', 'scorers': ('ExpCTR-LLM', 'ExpCTR-Aug')},
         'examples': 5,
+        # Of task 'text', which a schedule may end with: 'judge(text)'.
+        'texts': {
+            'explanations': ('icl', 'final'),  # phases `explain`
+            'splits': ('test',),
+            'scorer': 'language',  # LMScore by the base model; a BART directory: BARTScore; or 'none'
+            'num_terms': 3,  # aspect terms an item, where its interactions have none of their own
+        },
     })
 
     # The phases of the schedule, where they differ from their verb's settings.
@@ -105,6 +112,7 @@ def get_config(dataset: str = 'ml-100k') -> ConfigDict:
     config.lc = ConfigDict({'reward': 'lc', 'iterations': 16})
     config.corpus = ConfigDict({'splits': ('train', 'valid'), 'max_examples': 400})
     config.ic = ConfigDict({'reward': 'ic', 'iterations': 3})
+    config.text = ConfigDict({'task': 'text'})
     return config
 
 

@@ -1,7 +1,7 @@
 """Questions whose answer is one of a few words: the log-prob of each, from one prefill.
 
   `spellings`   a word → the token ids that spell it ("Yes", " Yes")
-  `score`       prompts and choices → log-probs of the choices
+  `score`       prompts and choices → log-probs of the choices (`shared.score`: of prompts that begin alike)
 
 A choice is a set of spellings; its probability is the sum of theirs (ExpCTR eq. 8 sums so over V_pos and V_neg).
 """
@@ -43,6 +43,11 @@ def score(model: Decoder, variables: dict, tokens: jax.Array, mask: jax.Array,
       UserError: two choices with the same spelling.
     """
     chex.assert_rank([tokens, mask], 2)
+    return _score(model, variables, tokens, mask, checked(model, choices))
+
+
+def checked(model: Decoder, choices: Sequence[Sequence[Spelling]]) -> tuple[tuple[Spelling, ...], ...]:
+    """The choices as `log_probs` wants them, hashable; raises what `score` raises."""
     choices = tuple(tuple(sorted({tuple(map(int, spelling)) for spelling in choice})) for choice in choices)
     flat = [spelling for choice in choices for spelling in choice]
     if not all(choices) or not all(flat):
@@ -52,14 +57,21 @@ def score(model: Decoder, variables: dict, tokens: jax.Array, mask: jax.Array,
     if twice := {spelling for spelling in flat if flat.count(spelling) > 1}:
         raise UserError(f'Two choices are spelled with the same tokens {sorted(twice)}: they cannot be told apart. '
                         'Name them so that they differ.')
-    return _score(model, variables, tokens, mask, choices)
+    return choices
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'choices'))
 def _score(model: Decoder, variables: dict, tokens: jax.Array, mask: jax.Array,
            choices: tuple[tuple[Spelling, ...], ...]) -> jax.Array:
     hidden, cache = model.apply(variables, jnp.where(mask, tokens, 0), positions_of(mask), mask)
-    first = jax.nn.log_softmax(model.apply(variables, hidden[:, -1], method='logits'), axis=-1)
+    return log_probs(model, variables, hidden[:, -1], mask, cache, choices)
+
+
+def log_probs(model: Decoder, variables: dict, last: jax.Array, mask: jax.Array, cache: Cache,
+              choices: tuple[tuple[Spelling, ...], ...]) -> jax.Array:
+    """What `score` returns, after a prefill: `last` [B, D] is the hidden state of each prompt's last token, `cache` that
+    of slots of which `mask` [B, T] says which hold tokens."""
+    first = jax.nn.log_softmax(model.apply(variables, last, method='logits'), axis=-1)
     longer = [spelling for choice in choices for spelling in choice if len(spelling) > 1]
     rest = dict(zip(longer, _rest(model, variables, mask, cache, longer))) if longer else {}
 

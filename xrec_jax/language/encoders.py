@@ -161,7 +161,7 @@ def load_encoder(
         raise UserError(f'encoder "{name}": max_length={max_length} must lie between 3 and the '
                         f'{most} positions that the checkpoint has.')
 
-    tokenizer = _read_tokenizer(directory)
+    tokenizer = read_tokenizer(directory)
     if tokenizer.get_vocab_size() > config.vocab_size:
         raise UserError(f'{directory}: tokenizer.json knows {tokenizer.get_vocab_size()} pieces, '
                         f'config.json only {config.vocab_size}; they are of different checkpoints.')
@@ -204,10 +204,11 @@ def _modules(directory: pathlib.Path) -> tuple[str, bool]:
     return POOLINGS[chosen[0]] if chosen else 'mean', 'Normalize' in kinds
 
 
-def _read_tokenizer(directory: pathlib.Path) -> tokenizers.Tokenizer:
+def read_tokenizer(directory: pathlib.Path) -> tokenizers.Tokenizer:
+    """The `tokenizer.json` of a directory, bare."""
     path = directory / 'tokenizer.json'
     if not path.exists():
-        raise UserError(f'{path} does not exist: an encoder directory holds config.json, *.safetensors and '
+        raise UserError(f'{path} does not exist: the directory of an encoder or a BART holds config.json, *.safetensors and '
                         'tokenizer.json.')
     try:
         return tokenizers.Tokenizer.from_file(str(path))

@@ -192,13 +192,19 @@ def attribute_answer(task: str, domain: Domain, values: Mapping[str, Any]) -> st
 _BAR = '-' * 20
 
 
-def judge(instruction: str, first: str, second: str, question: bool = True) -> str:
+JUDGE_FORMS = {'published': 'llmxrec/judge', 'short': 'llmxrec/judge_short'}  # the short one's words are ours
+
+
+def judge(instruction: str, first: str, second: str, question: bool = True, form: str = 'published') -> str:
     """The judge's instruction T_d (eq. 4), to be answered with "1" or "2".
 
-    Without the `question` it is what stands in the published judge_*.jsonl; the authors put that and the role
-    (`role('judge')`) around it when they tuned and asked the model.
+    Without the `question` the published form is what stands in the published judge_*.jsonl; the authors put that and
+    the role (`role('judge')`) around it when they tuned and asked the model. Form 'short' has headings of a few tokens
+    in place of rows of dashes, and no question.
     """
-    return render('llmxrec/judge', instruction=instruction, first=first, second=second, question=question)
+    if form not in JUDGE_FORMS:
+        raise UserError(f'there is no form "{form}" of the judge\'s prompt.{nearest(form, JUDGE_FORMS)}')
+    return render(JUDGE_FORMS[form], instruction=instruction, first=first, second=second, question=question)
 
 
 def judged(text: str) -> tuple[str, str, str]:

@@ -1,6 +1,7 @@
 """Hugging Face directories ⇄ parameter pytrees.
 
   `load_model`   config and base weights, read straight into each device's slice
+  `locate`       where each of some parameters lies in a directory, for other kinds of models too
   `save_model`   base weights, with an adapter added in where one is given, and what belongs to them
 
 Hugging Face keeps each layer's matrices apart, mostly as [out, in]; we keep [in, out], stacked over
@@ -66,7 +67,7 @@ def load_model(directory: str | os.PathLike, mesh: Mesh | None = None, **overrid
         placed = sharding.param_shardings(boxed, mesh, config.units)
         sharding.check_sharded(boxed, placed, config.units)
         shardings = flax.traverse_util.flatten_dict(placed)
-    stored = _locate(pathlib.Path(directory), config)
+    stored = locate(pathlib.Path(directory), _sources(config), config.family, families.unread)
     parameters = {path: Parameter(shape, source, stored[path], shardings.get(path))
                   for path, (shape, source) in _sources(config).items()}
     return config, flax.traverse_util.unflatten_dict(fill(parameters, config.dtype))
@@ -84,10 +85,20 @@ def _places(shape: tuple[int, ...], source: Source) -> Iterator[tuple[int, ...]]
     return itertools.product(*map(range, shape[:source.stacked + source.per_expert]))
 
 
-def _locate(directory: pathlib.Path, config: DecoderConfig) -> dict[Path, dict[tuple[int, ...], Stored]]:
-    """Path → place → its tensor in the directory; UserError where the two do not fit."""
+def locate(directory: pathlib.Path, sources: Mapping[Path, tuple[tuple[int, ...], Source]], family: str,
+           unread: Callable[[str], bool]) -> dict[Path, dict[tuple[int, ...], Stored]]:
+    """Path → place in the stacked axes → its tensor in the directory.
+
+    Args:
+      sources: path → shape and place of every parameter.
+      family: what the error about an unknown tensor calls the model.
+      unread: whether the directory may hold a tensor of that name which no parameter reads.
+
+    Raises:
+      UserError: a tensor that is missing, of a wrong shape or type, or unknown, by name.
+    """
     tensors, used, located = open_tensors(directory), set(), {}
-    for path, (shape, source) in _sources(config).items():
+    for path, (shape, source) in sources.items():
         located[path] = {}
         for place in _places(shape, source):
             names = source.names(*place)
@@ -104,9 +115,9 @@ def _locate(directory: pathlib.Path, config: DecoderConfig) -> dict[Path, dict[t
                                 f'{", ".join(LOADABLE)}.')
             located[path][place] = stored
             used.add(name)
-    if unknown := [stored for name, stored in tensors.items() if name not in used and not families.unread(name)]:
+    if unknown := [stored for name, stored in tensors.items() if name not in used and not unread(name)]:
         names = ', '.join(stored.name for stored in unknown[:3]) + (', …' if len(unknown) > 3 else '')
-        raise UserError(f'{unknown[0].file}: {len(unknown)} tensor(s) that a "{config.family}" model of this '
+        raise UserError(f'{unknown[0].file}: {len(unknown)} tensor(s) that a "{family}" model of this '
                         f'config.json does not have ({names}): does config.json belong to these weights?')
     return located
 

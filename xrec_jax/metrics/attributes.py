@@ -1,4 +1,4 @@
-"""Does an explanation name the attributes that are known to matter?"""
+"""Does an explanation name the attributes that are known to matter, and how many of them?"""
 
 import functools
 import re
@@ -27,9 +27,15 @@ def names_any(texts: list[str], attributes: list[list[str]]) -> tuple[np.ndarray
       (named bool [N], mask bool [N]); mask is False where a row has no attributes to name. The
       share is `named[mask].mean()`.
     """
+    named, there = count_named(texts, attributes)
+    return named > 0, there > 0
+
+
+def count_named(texts: list[str], attributes: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
+    """How many of `attributes[n]` text n names, as `names_any` reads it, and how many there are, both int64 [N]."""
     if len(texts) != len(attributes):
         raise ValueError(f'{len(texts)} texts but {len(attributes)} lists of attributes')
     attributes = [[a for a in row if a.strip()] for row in attributes]
-    named = [any(_whole_words(a).search(text) for a in row)
+    named = [sum(_whole_words(a).search(text) is not None for a in row)
              for text, row in zip(map(_plain, texts), attributes)]
-    return np.array(named, bool), np.array([bool(row) for row in attributes], bool)
+    return np.array(named, np.int64), np.array([len(row) for row in attributes], np.int64)
