@@ -84,6 +84,7 @@ def test_a_run_leaves_its_table_attention_profiles_and_store(unbroken):
     assert set(summary['rating']) == {'Frozen LLM', 'RecPIE'}
     for figures in summary['rating'].values():
         assert set(figures['test']) == {'rmse', 'mae', 'rmse_stars', 'mae_stars'} and 0 < figures['test']['rmse'] < 1
+    assert set(summary['in_form']['after']['test']) == {'positive', 'negative'}
     attention = pq.read_table(workdir / 'attention.parquet').to_pandas()
     assert len(attention) == sum(len(task.examples[split].user) for split in ('valid', 'test'))
     received = attention[list(judge_attention.TOKENS)].to_numpy()
