@@ -238,8 +238,9 @@ def test_embeddings_that_align_tunes_go_back_into_the_network(unbroken, language
     _, before = run(config, tmp_path / 'run')
     after = state.predictors['on_frozen'].params['embedding']
     rows = np.asarray(task.fields.user_fields[:, task.fields.names.index('user_id')])
-    moved = np.abs(after - before.predictors['on_frozen'].params['embedding']).max(axis=1) > 0
-    assert moved[rows].all() and not np.delete(moved, rows).any()
+    moved = np.abs(after - before.predictors['on_frozen'].params['embedding']).max(axis=1) > 1e-6
+    assert 0 < moved[rows].sum() < len(rows)  # those of the few consumers that were met
+    assert not np.delete(moved, rows).any()
     assert state.soft_prompt['projection']['kernel'].shape[1] == 2
     own = align.consumer_table(task, state, settings_of(config, 'align', 'first'))
     np.testing.assert_allclose(own, state.soft_prompt['consumers'], rtol=0.2, atol=0.05)
