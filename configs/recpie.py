@@ -11,7 +11,8 @@ With the embedded model the prompts are in the language that it knows (`recpie/t
 
     --config.language.model=DIR --config.prompt.positive=recpie/positive --config.prompt.negative=recpie/negative \
     --config.prompt.profile=recpie/profile --config.prompt.direct=recpie/direct --config.explain.profile.stop= \
-    --config.explain.profile.max_length=96 --config.generate.max_length=64
+    --config.explain.profile.max_length=96 --config.generate.max_length=64 \
+    --config.prompt.begins.positive= --config.prompt.begins.negative=
 
 What comes out stands in README.md, "RecPIE".
 """
@@ -50,6 +51,9 @@ def get_config(dataset: str = 'simulated') -> ConfigDict:
     config.prompt = ConfigDict({
         'positive': 'recpie/tiny_positive',
         'negative': 'recpie/tiny_negative',
+        # `tiny` follows no instruction to take a side: it says what the history says of the target, in the two ways that
+        # it knows, one for each text. A LLaMA needs no such words: ''.
+        'begins': {'positive': 'With', 'negative': 'The'},
         'profile': 'recpie/tiny_profile',
         'direct': 'recpie/tiny_direct',  # of the scorer 'LLM directly'
         'attributes': 'named',  # in the item's text where there is no profile; or 'none': titles alone
