@@ -52,7 +52,7 @@ def train(cases: Sequence[Case], seeds: Sequence[int], arguments: Sequence[str],
         found[case.name] = [out / 'runs' / f'{slug(case.name)}-seed-{seed}' for seed in seeds]
         for seed, workdir in zip(seeds, found[case.name]):
             wanted = [*arguments, f'--config.seed={seed}', *(f'--config.{key}={value}' for key, value in case.changes.items())]
-            told = workdir.with_suffix('.json')
+            told = workdir.parent / f'{workdir.name}.json'
             if (workdir / 'summary.json').exists() and told.exists():
                 if json.loads(told.read_text()) != wanted:
                     raise UserError(f'{workdir} holds a finished run of other arguments; choose another --out. It has\n  '

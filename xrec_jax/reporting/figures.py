@@ -94,15 +94,19 @@ def throughput_figure(groups: Sequence[Group]) -> Figure | None:
 
 
 def svg(figure: matplotlib.figure.Figure, label: str) -> str:
-    """The figure as an `<svg>` element without a background, its text and axes in the colour of the page's text."""
+    """The figure as an `<svg>` element without a background, its text and axes in the colour of the page's text.
+
+    label: what it shows, for those who cannot see it; also the beginning of all its ids, which a page has once.
+    """
     text = io.StringIO()
     figure.savefig(text, format='svg', transparent=True, metadata={'Date': None})
     drawn = text.getvalue()
-    drawn = drawn[drawn.index('<svg'):].replace(INK, 'currentColor')
-    drawn = re.sub(r'<metadata>.*?</metadata>', '', drawn, flags=re.S)
-    drawn = re.sub(r'^<svg ([^>]*?)(width="[^"]*")', r'<svg \1', drawn, count=1)
-    drawn = re.sub(r'^(<svg [^>]*?)(height="[^"]*" )', r'\1', drawn, count=1)
-    return drawn.replace('<svg ', f'<svg role="img" aria-label="{label}" ', 1)
+    drawn = re.sub(r'<metadata>.*?</metadata>', '', drawn[drawn.index('<svg'):], flags=re.S).replace(INK, 'currentColor')
+    head, rest = drawn.split('>', 1)
+    head = re.sub(r' (width|height)="[^"]*"', '', head)  # the page decides
+    prefix = re.sub(r'[^a-z0-9]+', '-', label.lower())
+    rest = re.sub(r'(\bid="|url\(#|href="#)', rf'\g<1>{prefix}-', rest)
+    return head.replace('<svg', f'<svg role="img" aria-label="{label}"', 1) + '>' + rest
 
 
 def _csv(rows: Sequence[dict]) -> str:
