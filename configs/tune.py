@@ -17,7 +17,7 @@ def get_config(file: str = '') -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.schedule = ('tune(policy)',)
-    config.mesh = ConfigDict({'data': -1, 'fsdp': 1, 'tensor': 1})
+    config.mesh = ConfigDict({'data': -1, 'fsdp': 1, 'tensor': 1, 'dcn_data': 1})
     config.language = ConfigDict({
         'model': 'tiny',  # or a Hugging Face directory
         'dtype': 'float32',  # of the frozen base; 'bfloat16' on accelerators. The adapter is float32
@@ -38,6 +38,7 @@ def tune_config(*files: str) -> ConfigDict:
     """`config.tune` for these files, for any schedule."""
     return ConfigDict({
         'adapter_name': 'policy',  # what it is called in the run: 'policy' writes explanations
+        'load': '',  # a folder with an adapter as PEFT keeps it, which is taken as it is: nothing is tuned
         'fresh': False,  # True: a new adapter even where the run has one of this name
         'data': {
             'folder': '',  # where the files lie

@@ -107,5 +107,11 @@ def resumed(run: Callable[[], Any], most: int = 40) -> Any:
 
 
 def get_config(language_model: str) -> ml_collections.ConfigDict:
-    """So that `--config tests/phases/small.py:MODEL` runs it."""
-    return small_config(pathlib.Path(language_model))
+    """So that `--config tests/phases/small.py:MODEL` runs ExpCTR's first half, `…small.py:recpie,MODEL` RecPIE."""
+    if language_model.startswith('recpie,'):
+        return small_recpie(pathlib.Path(language_model.removeprefix('recpie,')))
+    config = small_config(pathlib.Path(language_model))
+    config.schedule = ('explain(icl)', 'fit(ids)', 'align(lc)', 'explain(final)', 'judge(ctr)')
+    del config.judge.scorers['ExpCTR-Aug']
+    config.judge.after.scorers = ('ExpCTR-LLM',)
+    return config

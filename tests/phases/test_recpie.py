@@ -21,8 +21,8 @@ from xrec_jax.phases import (align, contrast, explain_bounds, explain_profiles, 
                              schedule, task as tasks)
 from xrec_jax.phases.settings import settings_of
 from xrec_jax.recommenders import training
-from xrec_jax.runs.explanations import ExplanationWriter, newest, read_explanations
-from xrec_jax.runs.metrics_writer import MetricsWriter, read_metrics
+from xrec_jax.runs.explanations import newest, read_explanations
+from xrec_jax.runs.metrics_writer import read_metrics
 from xrec_jax.runs.parts import PartsWriter
 from xrec_jax.runs.store import Store
 from xrec_jax.runs.workdir import open_workdir

@@ -4,7 +4,6 @@ import json
 
 import jax
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -13,10 +12,9 @@ from xrec_jax.errors import UserError
 from xrec_jax.parallel import mesh as meshes
 from xrec_jax.phases import schedule, task as tasks
 from xrec_jax.runs.explanations import ExplanationWriter
-from xrec_jax.runs.metrics_writer import MetricsWriter, read_metrics
+from xrec_jax.runs.metrics_writer import OF_THE_PROCESS, read_metrics
 from xrec_jax.runs.workdir import open_workdir
 
-OF_THE_PROCESS = ('seconds', 'tokens_per_second', 'compiles')
 
 
 @pytest.fixture(scope='module')

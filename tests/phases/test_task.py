@@ -37,6 +37,13 @@ def test_an_unknown_dataset_is_refused_by_the_config():
         expctr.get_config('ml100k')
 
 
+def test_an_unknown_dataset_is_refused_where_an_override_names_it(tmp_path):
+    config = quickstart.get_config()
+    config.data.name = 'ml-100'
+    with pytest.raises(UserError, match='unknown dataset "ml-100". Did you mean "ml-100k"'):
+        tasks.make_task(config, tmp_path)
+
+
 def test_the_simulated_world_is_drawn_by_the_seed_of_the_run():
     config = quickstart.get_config()
     config.seed = 7

@@ -87,8 +87,9 @@ def main(argv: Sequence[str]) -> None:
     given = flags.FLAGS
     found = analyse(read([pathlib.Path(path) for path in given.workdir], given.split))
     shown = ('examples', 'users', 'pos', 'neg', 'difference', 'pos above neg', 'p')
-    progress.CONSOLE.print(output.table(f'attention on reasons, {given.split}', [
-        {'ratings': name, **{key: one[key] for key in shown if key in one}} for name, one in found.items()]))
+    progress.CONSOLE.print(output.table([
+        {'ratings': name, **{key: one[key] for key in shown if key in one}} for name, one in found.items()],
+        f'attention on reasons, {given.split}'))
     output.write(pathlib.Path(given.out), 'attention', histogram_rows(found), draw(found))
 
 

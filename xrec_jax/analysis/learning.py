@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
     out = pathlib.Path(given.out)
     workdirs = runs.train(cases(shares), [int(seed) for seed in given.seeds], runs.config_arguments(sys.argv[1:]), out)
     table = rows(workdirs, shares, [given.baseline, given.ours])
-    progress.CONSOLE.print(output.table('test split', table))
+    progress.CONSOLE.print(output.table(table, 'test split', digits=4))
     share = reached(table, given.ours, given.baseline)
     progress.say(f'{given.ours} is as good as {given.baseline} on all data '
                  + (f'from {share:.0%} of the training data on' if share else 'at none of these shares') + ' (RMSE)')

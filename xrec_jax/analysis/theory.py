@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
-import rich.table
 
 from xrec_jax import cli
 from xrec_jax.analysis import output
@@ -199,24 +198,11 @@ def _draw(rows: Sequence[dict]) -> matplotlib.figure.Figure:
     return figure
 
 
-def table(rows: Sequence[dict], part: str) -> rich.table.Table:
-    """The rows of one part, for people."""
-    rows = [row for row in rows if row['part'] == part]
-    made = rich.table.Table(title=part, title_justify='left')
-    for name in rows[0]:
-        if name != 'part':
-            made.add_column(name, justify='right')
-    for row in rows:
-        made.add_row(*(f'{value:.3f}' if isinstance(value, float) else f'{value}'
-                       for name, value in row.items() if name != 'part'))
-    return made
-
-
 def main(argv: Sequence[str]) -> None:
     del argv
     rows = run(pathlib.Path(flags.FLAGS.out), flags.FLAGS.seed, flags.FLAGS.trials)
     for part in ('by n', 'by p', 'environments'):
-        progress.CONSOLE.print(table(rows, part))
+        progress.CONSOLE.print(output.table([row for row in rows if row['part'] == part], part, ('part',)))
 
 
 if __name__ == '__main__':

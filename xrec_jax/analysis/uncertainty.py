@@ -138,8 +138,9 @@ def main(argv: Sequence[str]) -> None:
     given = flags.FLAGS
     found = analyse(read([pathlib.Path(path) for path in given.workdir]), given.ours, given.without, given.baseline,
                     given.split)
-    progress.CONSOLE.print(output.table(f'{given.ours} against {found["baseline"]}, {given.split} '
-                                        f'({found["count"]:,} examples; models: {", ".join(found["models"])})', found['deciles']))
+    progress.CONSOLE.print(output.table(
+        found['deciles'], f'{given.ours} against {found["baseline"]}, {given.split} ({found["count"]:,} examples; models: '
+        f'{", ".join(found["models"])})', digits=4))
     fitted = found['line']
     progress.say(f'gain = {fitted["intercept"]:.4f} + {fitted["slope"]:.4f} × uncertainty; p = {fitted["p"]:.2g}; slope over '
                  f'users from {fitted["low"]:.4f} to {fitted["high"]:.4f}')

@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
     workdirs = runs.train(cases(given.config, given.models), [int(seed) for seed in given.seeds],
                           runs.config_arguments(sys.argv[1:]), out)
     table = rows(workdirs, given.ours, given.baseline)
-    progress.CONSOLE.print(output.table('test split', table))
+    progress.CONSOLE.print(output.table(table, 'test split', digits=4))
     output.write(out, 'variants', table, draw(table))
 
 

@@ -11,17 +11,15 @@ NAME_form (`language.forms`).
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from xrec_jax.data import tables
 from xrec_jax.language import chat, forms, prompts, tokenizers
 from xrec_jax.language.prompts import Prompt, Shown
 from xrec_jax.phases.task import Task
-from xrec_jax.runs import progress
+from xrec_jax.runs import files, progress
 from xrec_jax.runs.state import RunState
 
 
@@ -51,7 +49,7 @@ def contrast_of(task: Task, state: RunState) -> Contrast:
 
 
 @functools.lru_cache(maxsize=2)
-def _contrast(task: Task, path: pathlib.Path | None) -> Contrast:
+def _contrast(task: Task, path: files.Path | None) -> Contrast:
     profiles = read_profiles(task, path)
     limit = task.language.model.config.max_position_embeddings - task.config.generate.max_length
     limit -= task.soft_tokens
@@ -92,11 +90,11 @@ def _shown(task: Task, profiles: tuple[str, ...]) -> dict[bool, list[Shown]]:
     return {good: [Shown(*each, liked=good) for each in zip(task.titles, attributes, profiles)] for good in (True, False)}
 
 
-def read_profiles(task: Task, path: pathlib.Path | None) -> list[str]:
+def read_profiles(task: Task, path: files.Path | None) -> list[str]:
     """By row of the items table; titles with attributes where no profile was written."""
     texts = list(task.item_texts)
     if path is not None:
-        table = pq.read_table(path, columns=['item_id', 'text'])
+        table = files.read_table(path, columns=['item_id', 'text'])
         rows = tables.rows(table['item_id'], task.dataset.items['item_id'])
         for row, text in zip(rows, table['text'].to_pylist()):
             texts[row] = text or texts[row]

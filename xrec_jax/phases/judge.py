@@ -56,7 +56,6 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
         'seed': task.seed,
         'device': f'{jax.device_count()} × {jax.devices()[0].device_kind}',
         'versions': {name: importlib.metadata.version(name) for name in ('jax', 'flax', 'optax', 'transformers')},
-        'seconds': state.seconds,
         'finished': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
     })
     progress.say(f'{phase}: written to {path}')

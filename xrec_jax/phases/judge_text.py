@@ -23,7 +23,6 @@ import ml_collections
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import rich.table
 
 from xrec_jax.data import aspects, protocols, tables
@@ -32,7 +31,7 @@ from xrec_jax.language import bart, text_scores
 from xrec_jax.language.checkpoint_files import read_config
 from xrec_jax.metrics import text as text_metrics
 from xrec_jax.phases.task import DTYPES, Task
-from xrec_jax.runs import progress
+from xrec_jax.runs import files, progress
 from xrec_jax.runs.explanations import newest, read_explanations
 from xrec_jax.runs.parts import PartsWriter
 from xrec_jax.runs.state import RunState
@@ -64,7 +63,7 @@ def run(task: Task, state: RunState, phase: str, settings: ml_collections.Config
     if not writer.finished:
         scorer = make_scorer(task, settings.texts.scorer)
         scored(rows, scorer, writer, phase)
-    table = pq.read_table(writer.path)
+    table = files.read_table(writer.path)
     names = [scorer_name(settings.texts.scorer), settings.texts.scorer]
     if settings.texts.scorer == BASE:
         names[1] = task.config.language.model

@@ -19,8 +19,9 @@ from xrec_jax.errors import UserError, nearest
 from xrec_jax.phases import align, explain, fit, judge, tune
 from xrec_jax.phases.settings import settings_of
 from xrec_jax.phases.task import Task
-from xrec_jax.runs import progress
+from xrec_jax.runs import preemption, progress
 from xrec_jax.runs.state import RunState
+from xrec_jax.runs.summary import add_seconds
 
 VERBS: dict[str, ModuleType] = {'fit': fit, 'tune': tune, 'align': align, 'explain': explain, 'judge': judge}
 WRITING = ('align', 'explain')  # verbs that write to the examples' prompts
@@ -63,7 +64,9 @@ def run_schedule(task: Task) -> RunState:
     """Runs all phases of `task.config.schedule`."""
     state = RunState()
     for index, (phase, verb, settings) in enumerate(parse(task.config), 1):
+        if preemption.requested():
+            raise preemption.Stopped(f'before {phase}')
         start = time.perf_counter()
         state = VERBS[verb].run(task, state, phase, index, settings)
-        state = state.replace(seconds=state.seconds | {phase: round(time.perf_counter() - start, 2)})
+        add_seconds(task.workdir, phase, time.perf_counter() - start)
     return state
