@@ -16,7 +16,8 @@ INK = '#010203'  # what is drawn in it takes the page's colour of text
 # Legible on white and on near-black alike: contrast of at least 3 with both.
 COLOURS = ('#3b7dd8', '#d9722e', '#2f9e58', '#c2508f', '#8a6fd1', '#8c7a1f')
 # Of `align`: metric → axis title.
-CURVES = {'reward': 'mean reward', 'kl_response': 'KL, nats a text', 'response_length': 'tokens a text', 'entropy': 'entropy, nats a token'}
+CURVES = {'reward': 'mean reward', 'kl_response': 'KL, nats a text', 'response_length': 'tokens a text',
+          'entropy': 'entropy, nats a token'}
 STYLE = {'svg.fonttype': 'none', 'font.family': 'sans-serif', 'font.size': 10, 'text.color': INK, 'axes.labelcolor': INK,
          'axes.edgecolor': INK, 'xtick.color': INK, 'ytick.color': INK, 'axes.titlecolor': INK, 'axes.spines.top': False,
          'axes.spines.right': False, 'legend.frameon': False, 'svg.hashsalt': 'xrec_jax'}

@@ -98,8 +98,8 @@ def _values(group: Group, key: str, scorer: str) -> dict[str, list[float]]:
     result: dict[str, list[float]] = {}
     for run in group.runs:
         of_seeds = run.summary.get(f'{key}_of_seeds', {}).get(scorer, {}).get('test')
-        one = of_seeds or {metric: [value] for metric, value in run.summary.get(key, {}).get(scorer, {}).get('test', {}).items()}
-        for metric, values in one.items():
+        alone = run.summary.get(key, {}).get(scorer, {}).get('test', {})
+        for metric, values in (of_seeds or {metric: [value] for metric, value in alone.items()}).items():
             result.setdefault(metric, []).extend(values)
     return result
 
@@ -130,15 +130,16 @@ def seconds_table(groups: Sequence[Group]) -> Table:
 
 def markdown(table: Table) -> str:
     escape = lambda text: text.replace('|', '\\|')
-    lines = [f'**{table.title}**', '', '| ' + ' | '.join(map(escape, table.columns)) + ' |', '|' + '---|' * len(table.columns)]
-    lines += ['| ' + ' | '.join(f'**{escape(cell.text)}**' if cell.best else escape(cell.text) for cell in row) + ' |'
-              for row in table.rows]
+    line = lambda cells: '| ' + ' | '.join(cells) + ' |'
+    lines = [f'**{table.title}**', '', line(map(escape, table.columns)), '|' + '---|' * len(table.columns)]
+    lines += [line(f'**{escape(cell.text)}**' if cell.best else escape(cell.text) for cell in row) for row in table.rows]
     return '\n'.join(lines) + '\n'
 
 
-LATEX: Mapping[str, str] = {'\\': r'\textbackslash{}', '&': r'\&', '%': r'\%', '$': r'\$', '#': r'\#', '_': r'\_', '{': r'\{',
-                            '}': r'\}', '~': r'\textasciitilde{}', '^': r'\textasciicircum{}', '±': r'$\pm$', '→': r'$\to$',
-                            '−': r'$-$', '–': '--', '≥': r'$\geq$', '×': r'$\times$'}
+LATEX: Mapping[str, str] = {
+    '\\': r'\textbackslash{}', '&': r'\&', '%': r'\%', '$': r'\$', '#': r'\#', '_': r'\_', '{': r'\{', '}': r'\}',
+    '~': r'\textasciitilde{}', '^': r'\textasciicircum{}', '±': r'$\pm$', '→': r'$\to$', '−': r'$-$', '–': '--',
+    '≥': r'$\geq$', '×': r'$\times$'}
 
 
 def latex(table: Table) -> str:
@@ -146,7 +147,8 @@ def latex(table: Table) -> str:
     escape = lambda text: ''.join(LATEX.get(letter, letter) for letter in text)
     row = lambda cells: ' & '.join(cells) + r' \\'
     numbers = len(table.columns) - 1
-    lines = [r'\begin{table}', r'\centering', rf'\caption{{{escape(table.title)}}}', rf'\begin{{tabular}}{{l{"r" * numbers}}}',
-             r'\toprule', row(map(escape, table.columns)), r'\midrule']
-    lines += [row(rf'\textbf{{{escape(cell.text)}}}' if cell.best else escape(cell.text) for cell in cells) for cells in table.rows]
+    lines = [r'\begin{table}', r'\centering', rf'\caption{{{escape(table.title)}}}',
+             rf'\begin{{tabular}}{{l{"r" * numbers}}}', r'\toprule', row(map(escape, table.columns)), r'\midrule']
+    lines += [row(rf'\textbf{{{escape(cell.text)}}}' if cell.best else escape(cell.text) for cell in cells)
+              for cells in table.rows]
     return '\n'.join([*lines, r'\bottomrule', r'\end{tabular}', r'\end{table}']) + '\n'
