@@ -18,6 +18,7 @@ COLOURS = ('#3b7dd8', '#d9722e', '#2f9e58', '#c2508f', '#8a6fd1', '#8c7a1f')
 # Of `align`: metric → axis title.
 CURVES = {'reward': 'mean reward', 'kl_response': 'KL, nats a text', 'response_length': 'tokens a text',
           'entropy': 'entropy, nats a token'}
+WIDTH = 12.8  # inches, of all figures: the page scales them alike
 STYLE = {'svg.fonttype': 'none', 'font.family': 'sans-serif', 'font.size': 10, 'text.color': INK, 'axes.labelcolor': INK,
          'axes.edgecolor': INK, 'xtick.color': INK, 'ytick.color': INK, 'axes.titlecolor': INK, 'axes.spines.top': False,
          'axes.spines.right': False, 'legend.frameon': False, 'svg.hashsalt': 'xrec_jax'}
@@ -54,17 +55,20 @@ def _curves(groups: Sequence[Group], phase: str) -> Figure | None:
     if not metrics:
         return None
     with matplotlib.rc_context(STYLE):
-        figure = matplotlib.figure.Figure(figsize=(3.2 * len(metrics), 2.8), layout='constrained')
+        figure = matplotlib.figure.Figure(figsize=(WIDTH, 2.8), layout='constrained')
         for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics):
             for number, group in enumerate(groups):
                 points = [row for row in rows if row['run'] == group.name and row['metric'] == metric]
+                if not points:
+                    continue
                 at, mean, std = (np.array([row[key] for row in points]) for key in ('step', 'mean', 'std'))
                 colour = COLOURS[number % len(COLOURS)]
                 axes.plot(at, mean, color=colour, label=group.name, linewidth=1.8)
                 axes.fill_between(at, mean - std, mean + std, color=colour, alpha=0.25, linewidth=0)
             axes.set(title=CURVES[metric], xlabel='iteration')
+            axes.xaxis.get_major_locator().set_params(integer=True)
         if len(groups) > 1:
-            figure.legend(*axes.get_legend_handles_labels(), loc='outside lower center', ncols=min(3, len(groups)))
+            figure.legend(*axes.get_legend_handles_labels(), loc='outside lower center', ncols=3)
         return Figure(f'{phase} by iteration', svg(figure, f'Reward, KL, length and entropy of {phase}'), _csv(rows))
 
 
@@ -80,7 +84,7 @@ def throughput_figure(groups: Sequence[Group]) -> Figure | None:
         return None
     phases, count = list(dict.fromkeys(row['phase'] for row in rows)), len(groups)
     with matplotlib.rc_context(STYLE):
-        figure = matplotlib.figure.Figure(figsize=(8, 0.8 + 0.32 * len(phases) * count), layout='constrained')
+        figure = matplotlib.figure.Figure(figsize=(WIDTH, 0.8 + 0.3 * len(phases) * count), layout='constrained')
         axes = figure.subplots()
         for number, group in enumerate(groups):
             mine = [row for row in rows if row['run'] == group.name]
