@@ -24,7 +24,7 @@ DATASETS = {  # argument → name in our catalog, in the material, length of his
     'ml-100k': ('ml-100k', 'ml-100k', 50), 'mind': ('mind-small', 'mind_small_dev', 10), 'steam': ('steam', 'steam', 10)}
 RECOMMENDERS = {'bpr': 'BPR-MF', 'sasrec': 'SASRec', 'lightgcn': 'LightGCN'}  # and their names in the material
 GENERATORS = {'llama': 'LLaMA2', 'chatglm': 'ChatGLM2', 'gpt35': 'GPT3.5', 'gpt4': 'GPT4'}  # recorded
-ATTRIBUTES = {'ml-100k': ('customer',), 'mind': ('category', 'interest'), 'steam': ('price',)}
+ATTRIBUTES = {'ml-100k': ('customer',), 'mind': ('category', 'interest'), 'steam': ('price', 'popularity')}
 
 
 def get_config(argument: str = 'ml-100k') -> ConfigDict:
@@ -38,7 +38,7 @@ def get_config(argument: str = 'ml-100k') -> ConfigDict:
         *(f'fit({recommender})' for recommender in recommenders), 'judge(ranking)',
         'tune(explainer)', 'explain(recommended)',
         *(f'explain({generator})' for generator in GENERATORS), 'explain(untuned)', 'explain(tuned)',
-        'tune(judge_adapter)', 'judge(pairs)', 'judge(attributes)')
+        'tune(judge_adapter)', 'judge(tuning)', 'judge(pairs)', 'judge(attributes)')
     config.mesh = ConfigDict({'data': -1, 'fsdp': 1, 'tensor': 1, 'dcn_data': 1})
     config.material = '../shared/data/llmxrec'
     material = config.get_ref('material')
@@ -74,22 +74,25 @@ def get_config(argument: str = 'ml-100k') -> ConfigDict:
         'rules': True,
         'words_at_most': 75,
     }
+    # [T] A published instruction has up to 1,900 of tiny's tokens, more than its context; so six items of history, and no
+    # words that it cannot read. For a real LLaMA: frame 'alpaca' or 'llama2', as_recorded True, and `parts`.
     config.prompt = ConfigDict({
-        'frame': 'alpaca',  # xrec_jax/language/instructions.py, FRAMES; 'llama2' for a LLaMA-2 chat model
+        'frame': 'plain',  # xrec_jax/language/instructions.py, FRAMES
         'role': False,  # the authors' system message before it
-        'as_recorded': True,  # recorded instructions stay as they are; False: written anew with `parts`
-        'parts': parts,
+        'as_recorded': False,  # True: recorded instructions stay as they are; False: written anew with `parts`
+        'parts': parts | {'history': 6, 'role': False, 'rules': False},
     })
-    # [T] `tiny` judges by the candidate and the beginnings of the two explanations, under short headings: some 260
-    # of its short tokens, where the published prompt [P] has 900 to 1,400. For a real LLaMA: frame 'alpaca' or 'llama2', form
+    # [T] `tiny` judges by the candidate's title and the beginnings of the two explanations, under short headings: some
+    # 145 of its short tokens, where the published prompt [P] has 900 to 1,400. For a real LLaMA: frame 'alpaca' or 'llama2', form
     # 'published', question True, `parts` as above, explanation_tokens 0.
     config.judge_prompt = ConfigDict({
         'frame': 'plain',
         'role': False,
         'form': 'short',
-        'parts': parts | {'history': 0, 'profile': (), 'candidate_categories': False, 'role': False, 'rules': False},
+        'parts': parts | {'history': 0, 'profile': (), 'candidate_categories': False, 'role': False,
+                          'rules': False},
         'question': False,
-        'explanation_tokens': 96,
+        'explanation_tokens': 32,
     })
     config.judge_pairs = ConfigDict({
         'train': _file(material, 'judge_train.jsonl'),
@@ -97,12 +100,16 @@ def get_config(argument: str = 'ml-100k') -> ConfigDict:
         'valid_share': 0.1,  # of the training pairs, whole instructions
     })
     config.language = tune.get_config().language
+    config.language.update({  # [T]; [A] is rank 8 on two projections with dropout
+        'lora_rank': 16, 'lora_alpha': 32.0, 'lora_dropout': 0.0, 'remat': 'none',
+        'lora_targets': ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj')})
     config.generate = ConfigDict({'max_length': 224, 'temperature': 0.7, 'top_k': 0, 'top_p': 0.95, 'min_length': 1})
 
     config.tune = tune.tune_config()
-    config.tune.update({'max_length': 1024, 'row_length': 1024, 'batch_size': 16, 'microbatch_size': 2})
+    config.tune.update({'max_length': 512, 'row_length': 512, 'batch_size': 8, 'microbatch_size': 4})  # [T]
     config.explainer = ConfigDict({
         'adapter_name': 'explainer',
+        'load': '',  # an adapter that was tuned before
         'data': {
             'folder': material,
             'train': ('instruct_train.jsonl', 'attributes_train.jsonl'),
@@ -111,15 +118,19 @@ def get_config(argument: str = 'ml-100k') -> ConfigDict:
             'test': ('instruct_test_unseen.jsonl',),
             'valid_share': 0.1,
         },
-        'epochs': 3,  # [A]; an epoch has as many examples as both files, 222 of them explanations
-        'optimizer': {'learning_rate': 3e-3},  # [T]; [A] 3e-4
+        'epochs': 1,  # [T], [A] 3; an epoch has as many examples as both files, and meets an explanation four times
+        'optimizer': {'learning_rate': 1e-3},  # [T]; [A] 3e-4
     })
     config.judge_adapter = ConfigDict({
         'adapter_name': 'judge',
+        'load': '',
         'data': {'train': (), 'forms': ('pairs',), 'valid_share': 0.0},  # config.judge_pairs
-        'epochs': 3,
-        'batch_size': 32,
-        'optimizer': {'learning_rate': 3e-3},  # [T]; [A] 3e-4
+        # [T]: with 4e-3, or with 32 in a batch and 3e-3, `tiny` answers by chance to the end.
+        'epochs': 2,
+        'max_length': 192,
+        'row_length': 192,
+        'microbatch_size': 8,
+        'optimizer': {'learning_rate': 1e-3},
     })
 
     config.explain = ConfigDict({
@@ -135,37 +146,40 @@ def get_config(argument: str = 'ml-100k') -> ConfigDict:
             'recommenders': tuple(RECOMMENDERS[recommender] for recommender in recommenders),
             'max_rows': 0,  # users of each recommender; 0: all
         },
+        'parts': {},  # what of config.prompt.parts is otherwise in a phase
         'batch_size': 32,
         'checkpoint_every': 8,  # batches
     })
     config.recommended = ConfigDict({'requests': {'source': 'top1'}})
     for key, generator in GENERATORS.items():
         config[key] = ConfigDict({'writer': 'recorded', 'generator': generator})
-    config.untuned = ConfigDict({'adapter': ''})
+    config.untuned = ConfigDict({'adapter': '', 'requests': {'max_rows': 100}})
     config.tuned = ConfigDict({})
 
     # What each `judge` looks at; the settings of all three stand together.
     config.judge = ConfigDict({
         'task': 'pairs',
-        'batch_size': 32,
+        'batch_size': 64,
         'checkpoint_every': 32,  # batches
         # ranking: the recommenders
         'ks': (5, 10, 20),
         'scorers': {RECOMMENDERS[recommender]: f'predictor({recommender})' for recommender in recommenders},
         # pairs: generators by their phases `explain`, all of the same requests; and the judge
         'generators': (('LLaMA', 'llama'), ('ChatGLM', 'chatglm'), ('GPT-3.5', 'gpt35'), ('GPT-4', 'gpt4'),
-                       ('ours, untuned', 'untuned'), ('ours, tuned', 'tuned')),
+                       ('ours, tuned', 'tuned')),
         'adapter': 'judge',
-        'reference': '',  # one of them, to compare the others with it alone
-        'max_requests': 100,  # compared of each recommender; 0: all
+        'reference': '',  # one of them, to compare the others with it alone; and what they differ in
+        'condition': '',
+        'max_requests': 0,  # compared of each recommender; 0: all
         # attributes: what is inferred, by which models (their adapters; '': the base model), of which items
         'attributes': ATTRIBUTES[name],
         'models': {'ours, untuned': '', 'ours, tuned': 'explainer'},
-        'requests': {'source': 'top1', 'predictors': tuple(recommenders), 'max_rows': 0},
-        'history': 10,  # items in these prompts, as published
+        'requests': {'source': 'top1', 'predictors': tuple(recommenders), 'max_rows': 300},  # [T]; 0: all users
+        'history': 5,  # items in these prompts; [T], 10 as published
         'max_length': 48,  # tokens of an answer
     })
     config.ranking = ConfigDict({'task': 'ranking'})
+    config.tuning = ConfigDict({'task': 'pairs', 'generators': (('ours, untuned', 'untuned'), ('ours, tuned', 'tuned'))})
     config.pairs = ConfigDict({'task': 'pairs'})
     config.attributes = ConfigDict({'task': 'attributes'})
     return config

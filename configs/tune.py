@@ -38,6 +38,7 @@ def tune_config(*files: str) -> ConfigDict:
     """`config.tune` for these files, for any schedule."""
     return ConfigDict({
         'adapter_name': 'policy',  # what it is called in the run: 'policy' writes explanations
+        'load': '',  # a folder with an adapter as PEFT keeps it, which is taken as it is: nothing is tuned
         'fresh': False,  # True: a new adapter even where the run has one of this name
         'data': {
             'folder': '',  # where the files lie

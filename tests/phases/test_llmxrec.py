@@ -3,18 +3,22 @@
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from configs import llmxrec
+from ml_collections import ConfigDict
+
+from configs import llmxrec, llmxrec_analyses
 from tests.phases import small
 from xrec_jax.data.domains import MOVIES
 from xrec_jax.errors import UserError
-from xrec_jax.language import instructions
+from xrec_jax.language import instructions, sheets
 from xrec_jax.language.instructions import Item, Recommendation
-from xrec_jax.phases import schedule, task as tasks, tune
+from xrec_jax.language.material import attribute_examples
+from xrec_jax.phases import explain_requests, requests, schedule, task as tasks, tune
 from xrec_jax.runs.explanations import ExplanationWriter, read_explanations
 from xrec_jax.runs.parts import PartsWriter
 from xrec_jax.runs.workdir import open_workdir
@@ -62,8 +66,10 @@ def small_config(places):
     config = llmxrec.get_config('ml-100k,bpr')
     config.material = str(material)
     config.mesh.update({'data': 8, 'fsdp': 1, 'tensor': 1})
-    config.schedule = ('fit(bpr)', 'tune(explainer)', 'explain(recommended)', 'explain(llama)', 'explain(gpt35)',
-                       'explain(tuned)', 'tune(judge_adapter)', 'judge(pairs)', 'judge(attributes)')
+    config.schedule = small_config_schedule()
+    config.bare = ConfigDict({'parts': {'profile': (), 'history': 0}, 'requests': {'max_rows': 6}})
+    config.conditions = ConfigDict({'task': 'pairs', 'generators': (('whole', 'tuned'), ('bare', 'bare')),
+                                    'reference': 'whole', 'condition': 'prompt'})
     config.data.name, config.data.data_dir = 'simulated', ''
     with config.data.unlocked():
         config.data.options = {'num_users': 12, 'num_items': 20, 'num_interactions': 120, 'seed': 0}
@@ -89,6 +95,11 @@ def small_config(places):
     return config
 
 
+def small_config_schedule():
+    return ('fit(bpr)', 'tune(explainer)', 'explain(recommended)', 'explain(llama)', 'explain(gpt35)', 'explain(tuned)',
+            'explain(bare)', 'tune(judge_adapter)', 'judge(pairs)', 'judge(attributes)', 'judge(conditions)')
+
+
 def run(config, workdir):
     task = tasks.make_task(config, workdir)
     schedule.check_schedule(task)
@@ -108,7 +119,7 @@ def test_the_run_explains_and_judges_what_it_should(unbroken):
     assert len(texts['recommended']) == 12 and set(texts['recommended']['group'].to_pylist()) == {'bpr'}
     assert len(texts['llama']) == NUM_ROWS and len(texts['gpt35']) == NUM_ROWS - 1  # one was of another item
     assert texts['llama']['text'].to_pylist() == [f'LLaMA2 says {n}' for n in range(NUM_ROWS)]
-    verdicts = pq.read_table(workdir / 'judgements' / '08-judge-pairs.parquet')
+    verdicts = pq.read_table(workdir / 'judgements' / '09-judge-pairs.parquet')
     empty = sum(not text for text in texts['tuned']['text'].to_pylist())
     if not empty:  # every pair that has both texts, in both orders
         assert len(verdicts) == 2 * (3 * (NUM_ROWS - 1) + 1)
@@ -119,6 +130,36 @@ def test_the_run_explains_and_judges_what_it_should(unbroken):
     np.testing.assert_allclose(sum(ratios), sum(one['comparisons'] for one in report['generators'].values()) / 2)
     assert 0 <= summary['pairs']['held_out']['accuracy'] <= 1
     assert summary['02-tune-explainer']['test_examples'] == 2
+    assert set(summary['seconds']) == {f'{n:02}-{entry[:-1].replace("(", "-")}' for n, entry in enumerate(
+        small_config_schedule(), 1)}
+    speed = summary['pairs']['speed']
+    assert speed['questions'] == len(verdicts) + 2 * 4 + 2 * 4  # those of validation and of the held-out pairs too
+    assert 0 < speed['tokens'] < speed['tokens_alone']
+
+
+def test_a_way_of_writing_is_judged_against_a_reference(unbroken):
+    _, workdir = unbroken
+    bare = read_explanations(workdir / 'explanations' / '07-explain-bare.parquet')
+    assert len(bare) == 6
+    (row,) = json.loads((workdir / 'summary.json').read_text())['conditions']['conditions']
+    verdicts = pq.read_table(workdir / 'judgements' / '11-judge-conditions.parquet')
+    assert row['condition'] == 'bare' and 2 * row['count'] == len(verdicts)
+    # Shown second, the condition wins where the odds are below 0.
+    wins = [(one['log_odds'] > 0) == (one['first'] == 'bare') for one in verdicts.to_pylist()]
+    np.testing.assert_allclose(row['win_ratio'], np.mean(wins))
+    assert (workdir / 'analysis' / '11-judge-conditions.png').read_bytes().startswith(b'\x89PNG')
+    assert (workdir / 'analysis' / '11-judge-conditions.csv').read_text().startswith('condition,win_ratio,low,high')
+
+
+def test_parts_of_a_phase_change_its_prompts_alone(places):
+    task = tasks.make_task(small_config(places), places[2] / 'nowhere')
+    settings = {name: phase for _, _, phase in schedule.parse(task.config) for name in [phase.name]}
+    wanted = requests.make(task, None, settings['tuned'].requests)
+    whole, bare = ([task.language.tokenizer.decode(ids) for ids in requests.prompts(task, wanted, 400, parts)[0]]
+                   for parts in ({}, explain_requests.changes(settings['bare'])))
+    assert all('The age of the customer' in text for text in whole)
+    assert not any('The age of the customer' in text or 'Film 0' in text for text in bare)
+    assert all(f'Film {n + 20}' in text for n, text in enumerate(bare))
 
 
 def test_what_recommenders_put_first_was_not_met_before(unbroken, places):
@@ -158,6 +199,30 @@ def test_a_stopped_run_ends_with_the_same_explanations_and_verdicts(unbroken, pl
         assert pq.read_table(workdir / 'judgements' / file.name).equals(pq.read_table(file)), file.name
 
 
+def test_requests_become_instruction_data(unbroken, tmp_path):
+    _, workdir = unbroken
+    cases = sheets.read_cases(workdir / 'cases' / '03-explain-recommended.jsonl')
+    texts = read_explanations(workdir / 'explanations' / '03-explain-recommended.parquet')['text'].to_pylist()
+    assert [case.answers['recommended'] for case in cases] == texts and len(sheets.draw_sheet(cases, 'text').entries) == 12
+    examples = attribute_examples.read_attribute_examples(workdir / 'cases' / '03-explain-recommended-attributes.jsonl')
+    assert {example.task for example in examples} >= {'category', 'interest', 'popularity'}
+    for example in examples:
+        assert example.usable
+        if example.task == 'popularity':
+            assert 1 <= example.values['popularity'] <= 5
+    # The files of recorded explanations hold their instructions already.
+    assert not (workdir / 'cases' / '04-explain-llama.jsonl').exists()
+
+
+def test_popularity_is_the_fifth_of_the_items(places):
+    task = tasks.make_task(small_config(places), places[2] / 'nowhere')
+    levels = requests.popularity_levels(task)
+    count = np.bincount(task.examples['train'].item, minlength=20)
+    assert (np.diff(levels[np.argsort(count, kind='stable')]) >= 0).all()
+    assert levels[np.argmax(count)] == 5 and levels[np.argmin(count)] == 1
+    assert all((levels == level).sum() <= 12 for level in range(1, 6))
+
+
 def test_bad_settings_are_refused_before_anything_runs(places):
     def refused(match, change):
         config = small_config(places)
@@ -180,6 +245,30 @@ def test_bad_settings_are_refused_before_anything_runs(places):
         'fit(bpr)', 'explain(llama)', 'explain(gpt35)', 'tune(judge_adapter)', 'judge(pairs)')))
     refused('no phase tune before it makes the adapter', set_('schedule', ('fit(bpr)', 'explain(tuned)')))
     refused('"hobby" is no task', set_('judge.attributes', ('hobby',)))
+
+
+def test_an_adapter_that_another_run_tuned_is_taken_as_it_is(unbroken, places):
+    state, workdir = unbroken
+    config = small_config(places)
+    config.schedule = ('tune(explainer)',)
+    config.explainer.load = str(workdir / 'adapters' / '02-tune-explainer')
+    loaded = run(config, places[2] / 'loaded').adapters['explainer']
+    jax.tree.map(np.testing.assert_array_equal, loaded, state.adapters['explainer'])
+    config.language.lora_rank = 4
+    with pytest.raises(UserError, match='lora_rank 2 there, 4 here'):
+        schedule.check_schedule(tasks.make_task(config, places[2] / 'nowhere'))
+
+
+@pytest.mark.parametrize('analysis', llmxrec_analyses.ANALYSES)
+def test_analyses_are_schedules_of_what_stands(analysis):
+    config = llmxrec_analyses.get_config(f'ml-100k,{analysis}')
+    parsed = schedule.parse(config)
+    (judge,) = [settings for _, verb, settings in parsed if verb == 'judge']
+    explained = [settings.name for _, verb, settings in parsed if verb == 'explain']
+    assert [name for _, name in judge.generators] == explained
+    assert judge.reference in dict(judge.generators) and judge.condition
+    adapters = {settings.adapter_name for _, verb, settings in parsed if verb == 'tune'}
+    assert {settings.adapter for _, verb, settings in parsed if verb == 'explain'} | {'judge'} == adapters
 
 
 def test_tuning_pairs_stand_in_both_orders_and_no_instruction_is_on_both_sides(places):

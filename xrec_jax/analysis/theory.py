@@ -11,7 +11,6 @@ Draws figure 3 again (errors of lasso and oracle by n and by p, beside the two r
 which EILLS and lasso find S*, into DIR/theory.png and DIR/theory.csv. Everything is `vmap` over trials.
 """
 
-import csv
 import functools
 import pathlib
 from collections.abc import Sequence
@@ -21,12 +20,11 @@ import jax
 import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
-import rich.table
 
 from xrec_jax import cli
+from xrec_jax.analysis import output
 from xrec_jax.errors import UserError
 from xrec_jax.runs import progress
-from xrec_jax.runs.files import write_whole
 
 SPARSITY, NOISE = 5, 1.0
 SAMPLES = (50, 100, 200, 400, 800, 1600)  # n of figure 3's horizontal axis, at p = 200
@@ -171,20 +169,11 @@ def run(out: pathlib.Path, seed: int, trials: int) -> list[dict[str, float | str
         ours, pooled = found_shares(jax.random.fold_in(key, environments), 400, 8, environments, trials)
         rows.append({'part': 'environments', 'n': 400, 'p': 8, 'environments': environments,
                      'EILLS finds S*': float(ours), 'lasso finds S*': float(pooled)})
-    out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / 'theory.csv', lambda path: _write_csv(path, rows))
-    write_whole(out / 'theory.png', lambda path: _draw(path, rows))
+    output.write(out, 'theory', rows, _draw(rows))
     return rows
 
 
-def _write_csv(path: pathlib.Path, rows: Sequence[dict]) -> None:
-    with path.open('w', newline='') as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _draw(path: pathlib.Path, rows: Sequence[dict]) -> None:
+def _draw(rows: Sequence[dict]) -> matplotlib.figure.Figure:
     figure = matplotlib.figure.Figure(figsize=(13, 4), layout='constrained')
     left, middle, right = figure.subplots(1, 3)
     for axes, part, x in ((left, 'by n', 'n'), (middle, 'by p', 'p')):
@@ -206,28 +195,14 @@ def _draw(path: pathlib.Path, rows: Sequence[dict]) -> None:
     right.plot(at, [row['lasso finds S*'] for row in points], color='tab:orange', marker='o', label='lasso, pooled')
     right.set(xlabel='environments', ylabel='share of trials that find S*', ylim=(-0.05, 1.05), xticks=at)
     right.legend(fontsize='small')
-    figure.savefig(path, dpi=150, format='png')
-
-
-def table(rows: Sequence[dict], part: str) -> rich.table.Table:
-    """The rows of one part, for people."""
-    rows = [row for row in rows if row['part'] == part]
-    made = rich.table.Table(title=part, title_justify='left')
-    for name in rows[0]:
-        if name != 'part':
-            made.add_column(name, justify='right')
-    for row in rows:
-        made.add_row(*(f'{value:.3f}' if isinstance(value, float) else f'{value}'
-                       for name, value in row.items() if name != 'part'))
-    return made
+    return figure
 
 
 def main(argv: Sequence[str]) -> None:
     del argv
     rows = run(pathlib.Path(flags.FLAGS.out), flags.FLAGS.seed, flags.FLAGS.trials)
     for part in ('by n', 'by p', 'environments'):
-        progress.CONSOLE.print(table(rows, part))
-    progress.say(f'written to {pathlib.Path(flags.FLAGS.out) / "theory.png"} and theory.csv')
+        progress.CONSOLE.print(output.table([row for row in rows if row['part'] == part], part, ('part',)))
 
 
 if __name__ == '__main__':

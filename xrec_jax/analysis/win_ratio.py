@@ -2,19 +2,22 @@
 
 1. `against_reference`: one way of writing explanations against another, for the same users. With each length of the
    history shown against 10 items this is figure 3a, with each amount of tuning data against 150 examples figure 3b,
-   with the profile or the categories in the prompt against without figure 4
+   with the profile or the categories in the prompt against without figure 4 (configs/llmxrec_analyses.py runs them;
+   `write` leaves table and figure)
 2. `by_group`: how well a generator does for users that differ, as by the length of the history that they have
 3. `bins`: numbers into such groups
 
 Verdicts are those of `metrics.pairwise`. `N` instructions (users).
 """
 
+import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import scipy.stats
 
+from xrec_jax.analysis import output
 from xrec_jax.metrics import bootstrap, pairwise
 
 
@@ -44,6 +47,28 @@ def against_reference(verdicts: Mapping[str, npt.ArrayLike], samples: int = 1000
             'p': float(scipy.stats.binomtest(wins, wins + losses).pvalue) if wins + losses else float('nan'),
             'flips': float(bias['flips']), 'share_of_second': float(bias['share_of_second'])}
     return result
+
+
+def write(folder: pathlib.Path, name: str, rows: Sequence[output.Row], reference: str, condition: str) -> None:
+    """<name>.csv and <name>.png of rows with 'condition' and the figures of `against_reference`.
+
+    Conditions that are numbers lie on an axis, with the reference at 0.5 among them; others stand beside each other.
+    """
+    figure, (axes,) = output.new_figure(width=6)
+    number = all(row['condition'].replace('.', '', 1).isdigit() for row in rows)
+    at = np.array([float(row['condition']) if number else place for place, row in enumerate(rows)])
+    ratio = np.array([row['win_ratio'] for row in rows])
+    error = np.abs(np.array([[row['low'], row['high']] for row in rows]).T - ratio)
+    axes.axhline(0.5, color='grey', linestyle=':')
+    axes.errorbar(at, ratio, error, marker='o', capsize=3, linestyle='none' if not number else '-', color='tab:blue')
+    if number:
+        axes.plot(float(reference), 0.5, marker='s', color='grey')
+        axes.set(xticks=sorted([*at, float(reference)]))
+    else:
+        axes.set(xlim=(-0.5, len(rows) - 0.5), xticks=at)
+        axes.set_xticklabels([row['condition'] for row in rows])
+    axes.set(xlabel=condition, ylabel=f'win ratio over {reference}, both orders', ylim=(-0.02, 1.02))
+    output.write(folder, name, rows, figure)
 
 
 def _mean(values: np.ndarray, samples: int, seed: int, level: float) -> dict[str, float]:

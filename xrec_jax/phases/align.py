@@ -162,7 +162,7 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
 def consumer_table(task: Task, state: RunState, settings: ml_collections.ConfigDict) -> jax.Array | None:
     """E_c [U, E] of the rating network, scaled, the mean for consumers that training did not meet; None without soft
     prompts."""
-    if not soft_tokens(task):
+    if not task.soft_tokens:
         return None
     return soft_prompt.scaled(_own_table(task, state, settings.predictor))[0]
 
@@ -190,16 +190,11 @@ def first_embedding(task: Task) -> jax.Array:
     return table.mean(axis=0) if first is None else table[first]
 
 
-def soft_tokens(task: Task) -> int:
-    """Virtual tokens before each prompt, 0 in a run without soft prompts."""
-    return task.config.soft_prompt.tokens if 'soft_prompt' in task.config else 0
-
-
 def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str]) -> None:
     """UserError for an unknown reward, or sizes that do not fit."""
     if settings.reward not in REWARDS:
         raise UserError(f'align.reward: "{settings.reward}" is no reward.{nearest(settings.reward, REWARDS)}')
-    by_predictor = settings.reward in BY_PREDICTOR or soft_tokens(task) > 0
+    by_predictor = settings.reward in BY_PREDICTOR or task.soft_tokens > 0
     if by_predictor and f'fit({settings.predictor})' not in earlier:
         raise UserError(f'schedule: align({settings.name}) with reward="{settings.reward}" needs '
                         f'fit({settings.predictor}) before it.')
@@ -207,8 +202,8 @@ def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str
     if by_predictor and fitted['seeds'] != 1:
         raise UserError(f'align({settings.name}) with reward="{settings.reward}" needs fit({settings.predictor}) with '
                         f'seeds=1, not {fitted["seeds"]}: one predictor gives the reward.')
-    if soft_tokens(task) and 'user_id' not in fitted['fields']:
-        raise UserError(f'soft_prompt.tokens={soft_tokens(task)} needs embeddings of consumers: add "user_id" to '
+    if task.soft_tokens and 'user_id' not in fitted['fields']:
+        raise UserError(f'soft_prompt.tokens={task.soft_tokens} needs embeddings of consumers: add "user_id" to '
                         'fit.fields, or set soft_prompt.tokens=0.')
     if (settings.reward == 'rating') == task.explains_examples:
         raise UserError(f'align.reward="{settings.reward}" is of '

@@ -19,7 +19,7 @@ from xrec_jax.data import tables
 from xrec_jax.language import chat, forms, prompts, tokenizers
 from xrec_jax.language.prompts import Prompt, Shown
 from xrec_jax.phases.task import Task
-from xrec_jax.runs import files
+from xrec_jax.runs import files, progress
 from xrec_jax.runs.state import RunState
 
 
@@ -52,7 +52,7 @@ def contrast_of(task: Task, state: RunState) -> Contrast:
 def _contrast(task: Task, path: files.Path | None) -> Contrast:
     profiles = read_profiles(task, path)
     limit = task.language.model.config.max_position_embeddings - task.config.generate.max_length
-    limit -= task.config.soft_prompt.tokens
+    limit -= task.soft_tokens
 
     def fit(split: str, kind: str) -> chat.Fitted:
         write = lambda rows, kept: chat.encode(task.language.tokenizer,
@@ -61,7 +61,12 @@ def _contrast(task: Task, path: files.Path | None) -> Contrast:
 
     fitted = {split: {kind: fit(split, kind) for kind in task.kinds} for split in task.examples}
     longest = max(len(ids) for of_split in fitted.values() for one in of_split.values() for ids in one.ids)
-    return Contrast(fitted, min(-(-longest // 32) * 32, limit))
+    contrast = Contrast(fitted, min(-(-longest // 32) * 32, limit))
+    for split, lost in contrast.shortened().items():
+        if lost['prompts']:
+            progress.say(f'{split}: {lost["prompts"]:,} of {2 * len(task.examples[split].user):,} prompts were too long '
+                         f'for the context and lost their oldest history items, {lost["items"]:,} in all')
+    return contrast
 
 
 def contrast_prompts(task: Task, profiles: Sequence[str], split: str, kind: str, rows: np.ndarray, kept: np.ndarray

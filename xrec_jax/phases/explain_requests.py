@@ -4,7 +4,7 @@
   recorded  what `settings.generator` has in the file of the requests; what it was not asked about has no row
   endpoint  any OpenAI-compatible server (`language.endpoint`); answers are kept in answers/<phase>.jsonl
 
-A stopped phase goes on from its last part (model), or from the answers on disk (endpoint).
+What was asked, with what was written as drafts, is left as instruction data (`cases`). A stopped phase goes on from its last part (model), or from the answers on disk (endpoint).
 """
 
 import time
@@ -16,14 +16,16 @@ import numpy as np
 
 from xrec_jax.errors import UserError, nearest
 from xrec_jax.language import endpoint as endpoints
+from xrec_jax.language import instructions
 from xrec_jax.parallel import distributed
-from xrec_jax.phases import requests, writing
+from xrec_jax.phases import cases, requests, writing
 from xrec_jax.phases.requests import Requests
 from xrec_jax.phases.settings import settings_of
 from xrec_jax.phases.task import Task
 from xrec_jax.runs import files, preemption, progress
 from xrec_jax.runs.explanations import ExplanationWriter, read_explanations
 from xrec_jax.runs.state import RunState
+from xrec_jax.runs.summary import update_summary
 
 
 def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collections.ConfigDict) -> RunState:
@@ -33,6 +35,9 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
         wanted = requests.make(task, state, settings.requests)
         WRITERS[settings.writer](task, state, phase, index, settings, wanted, writer)
         writer.finish()
+        if settings.writer != 'recorded':
+            cases.write(task.workdir, phase, settings.name, wanted, requests.texts(task, wanted, changes(settings)),
+                        read_explanations(writer.path))
     table = read_explanations(writer.path)
     words = [len(text.split()) for text in table['text'].to_pylist()]
     progress.say(f'{phase}: {len(table):,} explanations ({", ".join(table["group"].unique().to_pylist())}); '
@@ -40,11 +45,17 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
     return state.replace(explanations=state.explanations | {phase: writer.path})
 
 
+def changes(settings: ml_collections.ConfigDict) -> dict:
+    """`settings.parts`: what of `config.prompt.parts` is otherwise in this phase (the ablations of section 4.3)."""
+    return settings.get('parts', ml_collections.ConfigDict()).to_dict()
+
+
 def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str]) -> None:
     """UserError for an unknown writer, requests that cannot be made, or a generator that the file does not have."""
     if settings.writer not in WRITERS:
         raise UserError(f'explain.writer: "{settings.writer}" is none.{nearest(settings.writer, WRITERS)}')
     requests.check(task, settings.requests, list(earlier))
+    instructions.parts(task.config.prompt.parts.to_dict() | changes(settings))
     if settings.writer == 'recorded':
         if settings.requests.source != 'recorded':
             raise UserError(f'explain({settings.name}): recorded explanations are of what they were asked about: set '
@@ -70,7 +81,7 @@ def _by_model(task: Task, state: RunState, phase: str, index: int, settings, wan
               writer: ExplanationWriter) -> None:
     sampling = writing.sampling_config(task)
     most = task.language.model.config.max_position_embeddings - sampling.max_length
-    rows, dropped = requests.prompts(task, wanted, most)
+    rows, dropped = requests.prompts(task, wanted, most, changes(settings))
     if dropped:
         progress.say(f'{phase}: {dropped:,} items of history left out, the oldest of each prompt that is longer than '
                      f'{most:,} tokens')
@@ -93,7 +104,11 @@ def _by_model(task: Task, state: RunState, phase: str, index: int, settings, wan
             if preemption.requested():
                 preemption.leave(phase, step)
     if count:
-        progress.say(f'{phase}: {count / (time.perf_counter() - start):,.0f} new tokens/s')
+        seconds = time.perf_counter() - start
+        prefilled = sum(map(len, rows[done * size:]))
+        progress.say(f'{phase}: {count / seconds:,.0f} new tokens/s, {(count + prefilled) / seconds:,.0f} with the prompts\'')
+        update_summary(task.workdir, {phase: {'new_tokens_per_second': count / seconds,
+                                              'tokens_per_second': (count + prefilled) / seconds}})
 
 
 def _recorded(task: Task, state: RunState, phase: str, index: int, settings, wanted: Requests,
@@ -115,7 +130,7 @@ def _by_endpoint(task: Task, state: RunState, phase: str, index: int, settings, 
                  writer: ExplanationWriter) -> None:
     del state, index
     endpoint = endpoints.endpoint(settings.endpoint.to_dict())
-    prompts = requests.texts(task, wanted)
+    prompts = requests.texts(task, wanted, changes(settings))
     with progress.bar(phase, len(prompts), 0, 'texts') as advance:
         # Process 0 asks; the others then find all answers in the file.
         answers = distributed.main_first(lambda: endpoints.ask(

@@ -3,7 +3,8 @@
   calibrated   the temperature of the judge's odds, on the pairs that it was validated on
   accuracy     on labelled pairs that it has not seen, in both orders
   compared     all pairs of `settings.generators` for each request, in both orders: win ratio (eq. 6), ranking order
-               (eq. 7), position bias, Bradley-Terry strengths (`metrics.pairwise`)
+               (eq. 7), position bias, Bradley-Terry strengths (`metrics.pairwise`); with `settings.reference` only the
+               pairs with that one, and a figure (section 4.3: `analysis.win_ratio`)
 
 The judge answers "1" or "2" (eq. 4); its verdict is read from the logits of the two after one prefill, in which
 questions share what they begin with (`language.shared`). Verdicts lie
@@ -21,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import rich.table
 
+from xrec_jax.analysis import output, win_ratio
 from xrec_jax.errors import UserError, nearest
 from xrec_jax.language import instructions, shared
 from xrec_jax.language.instructions import Recommendation
@@ -69,12 +71,7 @@ def run(task: Task, state: RunState, phase: str, settings: ml_collections.Config
         result['held_out'] = accuracy(held_out, odds / temperature)
     progress.CONSOLE.print(accuracy_table(phase, result))
     if settings.generators:
-        table = compare(task, state, phase, settings, judge)
-        names = [title for title, _ in settings.generators]
-        result['generators'] = {group: pairwise.report(verdicts_of(table, group, names), names, seed=task.seed)
-                                for group in table['group'].unique().to_pylist()}
-        for group, report in result['generators'].items():
-            progress.CONSOLE.print(comparison_table(phase, group, report))
+        result |= told(task, phase, settings, compare(task, state, phase, settings, judge))
     if judge.dropped:
         progress.say(f'{phase}: {judge.dropped:,} items of history left out of the judge\'s prompts, which were too long')
     if judge.too_long:
@@ -254,6 +251,29 @@ def verdicts_of(table: pa.Table, group: str, names: Sequence[str]) -> np.ndarray
     odds = rows['log_odds'].to_numpy()
     first = np.where(np.isfinite(odds), np.where(odds > 0, 1.0, np.where(odds < 0, 0.0, 0.5)), np.nan)
     return pairwise.verdicts(np.stack([place, *sides], axis=1), first, len(examples), len(names))
+
+
+def told(task: Task, phase: str, settings: ml_collections.ConfigDict, table: pa.Table) -> dict:
+    """Prints what the verdicts `table` come to, and returns it for `summary.json`."""
+    names = [title for title, _ in settings.generators]
+    if settings.reference:
+        rows = against_reference(table, names, settings.reference, task.seed)
+        progress.CONSOLE.print(output.table(rows, f'{phase}: {settings.condition}, against {settings.reference}'))
+        win_ratio.write(task.workdir / 'analysis', phase, rows, settings.reference, settings.condition)
+        return {'conditions': rows}
+    reports = {group: pairwise.report(verdicts_of(table, group, names), names, seed=task.seed)
+               for group in table['group'].unique().to_pylist()}
+    for group, report in reports.items():
+        progress.CONSOLE.print(comparison_table(phase, group, report))
+    return {'generators': reports}
+
+
+def against_reference(table: pa.Table, names: Sequence[str], reference: str, seed: int) -> list[dict]:
+    """`win_ratio.against_reference` of all generators but one, over the requests of all recommenders: rows of a table."""
+    verdicts = np.concatenate([verdicts_of(table, group, names) for group in table['group'].unique().to_pylist()])
+    other = names.index(reference)
+    pairs = {name: verdicts[:, [place, other]][:, :, [place, other]] for place, name in enumerate(names) if place != other}
+    return [{'condition': name} | figures for name, figures in win_ratio.against_reference(pairs, seed=seed).items()]
 
 
 def accuracy_table(phase: str, result: dict) -> rich.table.Table:

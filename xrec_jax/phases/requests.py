@@ -8,7 +8,10 @@ tuned on, with the oldest of the history left out where it does not fit.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -51,12 +54,24 @@ def top1(task: Task, state: RunState, settings: ml_collections.ConfigDict) -> Re
         best = distributed.whole(ranking.recommend(fitted.model, fitted.params, data, query, 1))[:, 0]
         users = distributed.whole(query.user).reshape(-1)
         kept = query.real & (best >= 0)
+        if settings.max_rows:
+            kept &= np.cumsum(kept) <= settings.max_rows
         for user, item in zip(users[kept], best[kept]):
             columns['user_id'].append(past.user_ids[user])
             columns['item_id'].append(past.item_ids[item])
             columns['group'].append(name)
             columns['recommendations'].append(past.recommendation(user, item))
     return Requests('top1', **columns)
+
+
+def popularity_levels(task: Task) -> np.ndarray:
+    """int64 [I]: 1 to 5, the fifth of the items that one belongs to by its training interactions; 5 the most popular.
+
+    LLMXRec asks for popularity "from 1 to 5" and does not say what the levels are. Items as popular as each other share
+    the lower level.
+    """
+    count = np.bincount(task.examples['train'].item, minlength=len(task.dataset.items))
+    return 1 + np.searchsorted(np.quantile(count, (0.2, 0.4, 0.6, 0.8)), count, side='left')
 
 
 class _Past:
@@ -67,7 +82,8 @@ class _Past:
         self.domain = dataset.domain
         self.user_ids, self.item_ids = (table.column(0).to_pylist() for table in (dataset.users, dataset.items))
         self.profiles = [dict(profile or ()) for profile in dataset.users['profile'].to_pylist()]
-        details = [dict(one or ()) for one in dataset.items['details'].to_pylist()]
+        details = [dict(one or ()) | {'popularity': str(level)} for one, level in zip(
+            dataset.items['details'].to_pylist(), popularity_levels(task))]
         self.items = [instructions.shown_item(dataset.domain, title, attributes or (), facts) for title, attributes, facts
                       in zip(task.titles, dataset.items['attributes'].to_pylist(), details)]
         self.history = dict(zip(test.user.tolist(), test.history))
@@ -92,9 +108,15 @@ def recorded(task: Task, state: RunState, settings: ml_collections.ConfigDict) -
 
 def recorded_groups(settings: ml_collections.ConfigDict) -> list[records.Aligned]:
     """The groups of `settings.recommenders`, the first `settings.max_rows` of each (0: all)."""
-    table = records.read_recorded(settings.file)
-    return [_first(records.aligned(table, settings.dataset, name), settings.max_rows)
-            for name in settings.recommenders]
+    return [_first(group, settings.max_rows)
+            for group in _read_groups(settings.file, settings.dataset, tuple(settings.recommenders))]
+
+
+@functools.lru_cache(maxsize=2)
+def _read_groups(file: str, dataset: str, recommenders: tuple[str, ...]) -> list[records.Aligned]:
+    """Read and taken apart once: every phase of a run asks for them."""
+    table = records.read_recorded(file)
+    return [records.aligned(table, dataset, name) for name in recommenders]
 
 
 def _first(group: records.Aligned, most: int) -> records.Aligned:
@@ -131,41 +153,43 @@ def check(task: Task, settings: ml_collections.ConfigDict, earlier: list[str]) -
         recorded_groups(settings)
 
 
-def prompts(task: Task, requests: Requests, most: int) -> tuple[list[list[int]], int]:
+def prompts(task: Task, requests: Requests, most: int, changes: Mapping[str, Any] = MappingProxyType({})
+            ) -> tuple[list[list[int]], int]:
     """Token ids of each request's prompt, of at most `most` tokens, and how many items of history had to go in all.
 
-    The frame and the parts are `config.prompt`'s; the target is never left out.
+    The frame and the parts are `config.prompt`'s, with `changes` of the parts; the target is never left out.
     """
-    result = fitted(task.language.tokenizer, *_writer(task, requests), most)
+    result = fitted(task.language.tokenizer, *writer(task, requests.recommendations, requests.instructions, changes), most)
     return result.ids, int(result.dropped.sum())
 
 
-def texts(task: Task, requests: Requests) -> list[str]:
+def texts(task: Task, requests: Requests, changes: Mapping[str, Any] = MappingProxyType({})) -> list[str]:
     """The instructions without a frame: for models that are asked through a server."""
-    parts = instructions.parts(task.config.prompt.parts.to_dict())
-    if requests.instructions is not None and task.config.prompt.as_recorded:
+    parts = instructions.parts(task.config.prompt.parts.to_dict() | dict(changes))
+    if requests.instructions is not None and task.config.prompt.as_recorded and not changes:
         return requests.instructions
     return [instructions.explain(one, parts) for one in requests.recommendations]
 
 
-def _writer(task: Task, requests: Requests) -> tuple[Callable[[int, int], str], list[int]]:
+def writer(task: Task, recommendations: Sequence[Recommendation], recorded: Sequence[str] | None = None,
+           changes: Mapping[str, Any] = MappingProxyType({})) -> tuple[Callable[[int, int], str], list[int]]:
     """A function that gives prompt n with its latest items of history, and the longest histories [N].
 
-    A recorded instruction stands as it is, until its history has to be shortened; with `prompt.as_recorded` False
-    it is written anew with the parts that `prompt.parts` names.
+    A `recorded` instruction stands as it is, until its history has to be shortened; with `prompt.as_recorded` False,
+    or with `changes` of `prompt.parts`, it is written anew.
     """
     settings = task.config.prompt
-    parts = instructions.parts(settings.parts.to_dict())
+    parts = instructions.parts(settings.parts.to_dict() | dict(changes))
     role = instructions.role('explain') if settings.role else ''
-    recorded = requests.instructions if settings.as_recorded else None
-    shown = [len(one.history) for one in requests.recommendations]
+    recorded = recorded if settings.as_recorded and not changes else None
+    shown = [len(one.history) for one in recommendations]
     lengths = shown if recorded is not None else [min(parts.history, length) for length in shown]
 
     def write(n: int, length: int) -> str:
         if recorded is not None and length == lengths[n]:
             text = recorded[n]
         else:
-            text = instructions.explain(requests.recommendations[n], dataclasses.replace(parts, history=length))
+            text = instructions.explain(recommendations[n], dataclasses.replace(parts, history=length))
         return instructions.chat(text, settings.frame, role)
 
     return write, lengths

@@ -21,6 +21,7 @@ from xrec_jax.phases.settings import settings_of
 from xrec_jax.phases.task import Task
 from xrec_jax.runs import preemption, progress
 from xrec_jax.runs.state import RunState
+from xrec_jax.runs.summary import add_seconds
 
 VERBS: dict[str, ModuleType] = {'fit': fit, 'tune': tune, 'align': align, 'explain': explain, 'judge': judge}
 WRITING = ('align', 'explain')  # verbs that write to the examples' prompts
@@ -67,5 +68,5 @@ def run_schedule(task: Task) -> RunState:
             raise preemption.Stopped(f'before {phase}')
         start = time.perf_counter()
         state = VERBS[verb].run(task, state, phase, index, settings)
-        state = state.replace(seconds=state.seconds | {phase: round(time.perf_counter() - start, 2)})
+        add_seconds(task.workdir, phase, time.perf_counter() - start)
     return state

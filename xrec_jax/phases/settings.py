@@ -15,11 +15,12 @@ def settings_of(config: ml_collections.ConfigDict, verb: str, name: str) -> ml_c
 
 def _overlaid(settings: ml_collections.ConfigDict, own: ml_collections.ConfigDict, where: str, above: str
               ) -> ml_collections.ConfigDict:
-    """`settings` with those of `own` in their place, group by group; a group with a name, as `model`, as a whole."""
+    """`settings` with those of `own` in their place, group by group; a group with a name, as `model`, as a whole. An
+    empty group of `settings` takes any keys: what it holds is refused, or not, where it is read."""
     result = settings.to_dict()
     for key, value in own.items():
         if key not in settings:
             raise UserError(f'schedule: "{key}" of {where} is no setting of {above}.{nearest(key, settings.keys())}')
-        group = isinstance(value, ml_collections.ConfigDict) and 'name' not in value
+        group = isinstance(value, ml_collections.ConfigDict) and 'name' not in value and len(settings[key])
         result[key] = _overlaid(settings[key], value, f'{where}.{key}', f'{above}.{key}') if group else value
     return ml_collections.ConfigDict(result)

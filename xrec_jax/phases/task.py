@@ -74,6 +74,11 @@ class Task:
         prompt = self.config.get('prompt', ())
         return ('reason',) if 'explain' in prompt else KINDS if all(kind in prompt for kind in KINDS) else ()
 
+    @property
+    def soft_tokens(self) -> int:
+        """Virtual tokens before each prompt, 0 in a run without soft prompts."""
+        return self.config.soft_prompt.tokens if 'soft_prompt' in self.config else 0
+
     @functools.cached_property
     def encoder(self) -> Encoder:
         return load_encoder(self.config.encoder.model)
@@ -162,6 +167,8 @@ def make_task(config: ml_collections.ConfigDict, workdir: files.Path) -> Task:
     """Reads, checks and places everything that the phases share."""
     if 'prompt' in config and config.prompt.get('attributes', 'none') not in ATTRIBUTES:
         raise UserError(f'prompt.attributes={config.prompt.attributes!r}: should be one of {", ".join(ATTRIBUTES)}.')
+    if 'soft_prompt' in config and config.soft_prompt.tokens < 0:
+        raise UserError(f'soft_prompt.tokens={config.soft_prompt.tokens}: should be at least 0.')
     mesh = meshes.make_mesh(config.mesh.to_dict())
     # Process 0 first: where nobody has fetched the files yet, the others find them.
     dataset = distributed.main_first(lambda: load_dataset(config.data)) if 'data' in config else None

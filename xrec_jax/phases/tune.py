@@ -40,16 +40,38 @@ Sources = Sequence[Sequence[tuple]]  # by source, `Example`s or (prompt, respons
 
 
 def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collections.ConfigDict) -> RunState:
-    """Tunes on the files of `settings.data`; goes on from the newest checkpoint."""
+    """Tunes on the files of `settings.data`, from the newest checkpoint on; or takes the adapter of `settings.load`."""
+    if settings.load:
+        model = task.language.model.config
+        adapter = sharding.place_learner(load(task, settings), decoder.abstract_params(model), task.mesh, model.units)
+        progress.say(f'{phase}: the adapter in {settings.load}')
+        return _with_adapter(state, settings.adapter_name, adapter)
     sources, valid = read(task, settings)
     return tune_on(task, state, phase, index, settings, sources, valid, read_test(task, settings))
 
 
 def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str]) -> None:
     """UserError for files that cannot be read, or settings that cannot work."""
+    if settings.load:
+        load(task, settings)
+        return
     check_settings(task, settings)
     read(task, settings)
     read_test(task, settings)
+
+
+def load(task: Task, settings: ml_collections.ConfigDict) -> dict:
+    """The adapter in `settings.load`; UserError where it is none of `config.language`'s shape."""
+    shape, adapter = peft.load_adapter(settings.load, task.language.model.config)
+    own = task.language.lora
+    differing = [f'lora_{name} {getattr(shape, name)} there, {getattr(own, name)} here'
+                 for name in ('rank', 'scale') if getattr(shape, name) != getattr(own, name)]
+    if set(shape.targets) != set(own.targets):
+        differing.append(f'lora_targets {", ".join(shape.targets)} there, {", ".join(own.targets)} here')
+    if differing:
+        raise UserError(f'tune({settings.name}).load={settings.load}: has another shape than config.language says: '
+                        f'{"; ".join(differing)}.')
+    return adapter
 
 
 # ------------------------------------------------------------------------------------------- data
@@ -195,8 +217,14 @@ def tune_on(task: Task, state: RunState, phase: str, index: int, settings: ml_co
     with files.folder(task.workdir / 'adapters' / phase) as folder:
         peft.save_adapter(folder, task.language.model.config, adapter, task.language.lora)
     progress.say(summary(task, phase))
-    state = state.replace(adapters=state.adapters | {settings.adapter_name: adapter})
-    if settings.adapter_name == 'policy':  # the value head was of another policy
+    rates = [row['tokens_per_second'] for row in read_metrics(task.metrics.path, phase)]
+    update_summary(task.workdir, {f'{phase}-tokens_per_second': float(np.mean(rates))})
+    return _with_adapter(state, settings.adapter_name, adapter)
+
+
+def _with_adapter(state: RunState, name: str, adapter: dict) -> RunState:
+    state = state.replace(adapters=state.adapters | {name: adapter})
+    if name == 'policy':  # the value head was of another policy
         state = state.replace(reference=adapter, value_head=None)
     return state
 

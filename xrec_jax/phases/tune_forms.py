@@ -8,12 +8,10 @@
 LLMXRec's prompts that are too long lose the oldest of their history, never the item that is explained.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 from xrec_jax.data.instructions import read_instructions
 from xrec_jax.language import chat, instructions, prompts
-from xrec_jax.language.instructions import Recommendation
 from xrec_jax.language.material import attribute_examples
 from xrec_jax.language.material.judge_pairs import Pair
 from xrec_jax.language.packing import Example
@@ -40,20 +38,13 @@ def alpaca(task: Task, file: str, template: str, most: int) -> list[Example]:
 
 
 def explanations(task: Task, file: str, template: str, most: int) -> list[Example]:
+    """As they stand in the file, or with `prompt.as_recorded` False written anew with `prompt.parts`."""
     del template
     rows = read_instructions(file)
     asked = [row.instruction + (f'\n{row.input}' if row.input else '') for row in rows]
     known = [instructions.parse(text) for text in asked]
-    settings = task.config.prompt
-    parts = instructions.parts(settings.parts.to_dict())
-    role = instructions.role('explain') if settings.role else ''
-
-    def write(n: int, length: int) -> str:
-        whole = length == len(known[n].history)
-        text = asked[n] if whole else instructions.explain(known[n], dataclasses.replace(parts, history=length))
-        return instructions.chat(text, settings.frame, role)
-
-    return _fitted(task, write, known, [row.output for row in rows], most)
+    write, longest = requests.writer(task, known, asked)
+    return _fitted(task, write, longest, [row.output for row in rows], most)
 
 
 def attributes(task: Task, file: str, template: str, most: int) -> list[Example]:
@@ -66,15 +57,16 @@ def attributes(task: Task, file: str, template: str, most: int) -> list[Example]
         text = rows[n].instruction if whole else instructions.attributes(known[n], rows[n].task, length)
         return instructions.chat(text, task.config.prompt.frame)
 
-    return _fitted(task, write, known, [attribute_examples.label(row) for row in rows], most)
+    return _fitted(task, write, [len(one.history) for one in known],
+                   [attribute_examples.label(row) for row in rows], most)
 
 
-def _fitted(task: Task, write: Callable[[int, int], str], known: Sequence[Recommendation], responses: list[str],
-            most: int) -> list[Example]:
+def _fitted(task: Task, write: Callable[[int, int], str], history: Sequence[int], responses: list[str], most: int
+            ) -> list[Example]:
     """Examples of at most `most` tokens, with as much of the history as fits."""
     tokenizer = task.language.tokenizer
     longest = max(map(len, encode_responses(tokenizer, responses)))
-    lengths = requests.fitted(tokenizer, write, [len(one.history) for one in known], most - longest, strict=False).kept
+    lengths = requests.fitted(tokenizer, write, history, most - longest, strict=False).kept
     return _examples(write, lengths, responses)
 
 

@@ -30,7 +30,6 @@ class RunState:
     soft_prompt: dict | None = None  # 'projection' and 'consumers' (`language.soft_prompt`), as `align` left them; or None
     profiles: files.Path | None = None  # of items, that the language model wrote
     explanations: dict[str, files.Path] = dataclasses.field(default_factory=dict)  # by phase, oldest first
-    seconds: dict[str, float] = dataclasses.field(default_factory=dict)  # by phase, of this process
 
     @property
     def adapter(self) -> dict | None:
