@@ -33,6 +33,7 @@ def main(argv: list[str]) -> None:
     if task.dataset:
         progress.say(told(task))
     run_schedule(task)
+    distributed.barrier('end')
 
 
 def told(task: Task) -> str:
