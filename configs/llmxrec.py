@@ -167,6 +167,7 @@ def get_config(argument: str = 'ml-100k') -> ConfigDict:
         # pairs: generators by their phases `explain`, all of the same requests; and the judge
         'generators': (('LLaMA', 'llama'), ('ChatGLM', 'chatglm'), ('GPT-3.5', 'gpt35'), ('GPT-4', 'gpt4'),
                        ('ours, tuned', 'tuned')),
+        'ours': 'ours, tuned',  # which of them stands where the paper's table has LLMXRec
         'adapter': 'judge',
         'reference': '',  # one of them, to compare the others with it alone; and what they differ in
         'condition': '',
