@@ -126,10 +126,10 @@ def get_config(argument: str = 'ml-100k') -> ConfigDict:
         'load': '',
         'data': {'train': (), 'forms': ('pairs',), 'valid_share': 0.0},  # config.judge_pairs
         # [T]: with 4e-3, or with 32 in a batch and 3e-3, `tiny` answers by chance to the end.
-        'epochs': 2,
+        'epochs': 1,
+        'batch_size': 4,
         'max_length': 192,
         'row_length': 192,
-        'microbatch_size': 8,
         'optimizer': {'learning_rate': 1e-3},
     })
 
