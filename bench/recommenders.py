@@ -23,8 +23,9 @@ own, and a table at the end of each part. A ratio is theirs / ours: above 1, we 
   accuracy      test Recall@10 and NDCG@10 of BPR, LightGCN and SASRec, leave-one-out, five seeds of each side
                 at RecBole's defaults, also of when to stop. SASRec is trained in the form `positions` (`--stride`
                 has others) and, as in RecBole, ranks items that a user has met; the same models with those
-                masked stand beside. RecBole's runs take hours: those found as lines of bench/recbole_peer.py in
-                `--peer_results DIR`, MODEL.SEED.json, are not run again.
+                masked stand beside. RecBole's runs take hours: each leaves its line as MODEL.SEED.json in
+                `--peer_results DIR` (bench/results/recbole, where some are kept), and what stands there is not
+                run again. Its SASRec runs by `--fast` of bench/recbole_peer.py.
   size          BPR-MF with as many users as items, 64 dimensions in bfloat16, on eight fake devices (`fsdp`): bytes
                 of the state on a device as computed from shapes and as found, further bytes of a step and of a
                 block of 16 users as XLA plans them, seconds of both; and how many arrays of a compiled program are
@@ -395,14 +396,14 @@ class Peer:
             write(path)
         return path
 
-    def run(self, model: str, data: pathlib.Path, seed: int = 0, **settings: Any) -> dict:
+    def run(self, model: str, data: pathlib.Path, seed: int = 0, fast: bool = False, **settings: Any) -> dict:
         """The line of bench/recbole_peer.py."""
         if model == 'SASRec':
             settings['train_neg_sample_args'] = None  # what its cross-entropy wants
         given = [f'--set={key}={json.dumps(value)}' for key, value in settings.items()]
         found = subprocess.run(
             [self.python, ROOT / 'bench' / 'recbole_peer.py', '--model', model, '--data', data, '--seed', str(seed),
-             *given], stdout=subprocess.PIPE, check=True, cwd=self.folder)  # it leaves a log where it stands
+             *given, *['--fast'] * fast], stdout=subprocess.PIPE, check=True, cwd=self.folder)  # it leaves a log where it stands
         return json.loads(found.stdout.splitlines()[-1])
 
 
@@ -512,14 +513,17 @@ def compare_ranking(args: argparse.Namespace, peer: Peer | None) -> None:
 
 
 def peer_line(args: argparse.Namespace, peer: Peer | None, model: str, seed: int) -> dict | None:
-    """RecBole's line of a seed: found in `--peer_results`, or run; None where neither can be."""
-    path = pathlib.Path(args.peer_results or '.') / f'{model}.{seed}.json'
-    if args.peer_results and path.exists():
+    """RecBole's line of a seed: found in `--peer_results`, or run and left there; None where neither can be."""
+    path = pathlib.Path(args.peer_results) / f'{model}.{seed}.json'
+    if path.exists():
         return json.loads(path.read_text())
     if not peer:
         return None
     data = peer.data('everything', lambda path: write_ranking(ratings(args.data_dir), path))
-    return peer.run(model, data, seed)
+    line = peer.run(model, data, seed, fast=model == 'SASRec')
+    from xrec_jax.runs import files
+    files.write_whole(path, lambda partial: partial.write_text(json.dumps(line) + '\n'))
+    return line
 
 
 def sizes(args: argparse.Namespace, peer: Peer | None) -> None:
@@ -568,7 +572,8 @@ def main() -> None:
     parser.add_argument('--models', type=words, help=f'some of {",".join([*RANKING, *CTR])}')
     parser.add_argument('--data_dir', default='../shared/data/ml-100k', help='the files of MovieLens-100k')
     parser.add_argument('--peer', metavar='PYTHON', help='an interpreter that has RecBole')
-    parser.add_argument('--peer_results', metavar='DIR', help="lines of RecBole's runs for the part accuracy")
+    parser.add_argument('--peer_results', metavar='DIR', default=ROOT / 'bench' / 'results' / 'recbole',
+                        help="lines of RecBole's runs for the part accuracy")
     parser.add_argument('--stride', type=int, default=LENGTH, help='targets of a row of SASRec, for its accuracy')
     parser.add_argument('--rows', type=lambda text: [int(x) for x in text.split(',')], default=[100_000, 1_000_000],
                         help='users, and as many items, for the part size')

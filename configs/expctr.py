@@ -25,7 +25,7 @@ def get_config(dataset: str = 'ml-100k') -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.schedule = SCHEDULE
-    config.mesh = ConfigDict({'data': -1, 'fsdp': 1, 'tensor': 1})
+    config.mesh = ConfigDict({'data': -1, 'fsdp': 1, 'tensor': 1, 'dcn_data': 1})
 
     config.data = data_config(config, dataset)
     config.prompt = ConfigDict({

@@ -39,7 +39,7 @@ def get_config(argument: str = 'ml-100k') -> ConfigDict:
         'tune(explainer)', 'explain(recommended)',
         *(f'explain({generator})' for generator in GENERATORS), 'explain(untuned)', 'explain(tuned)',
         'tune(judge_adapter)', 'judge(tuning)', 'judge(pairs)', 'judge(attributes)')
-    config.mesh = ConfigDict({'data': -1, 'fsdp': 1, 'tensor': 1})
+    config.mesh = ConfigDict({'data': -1, 'fsdp': 1, 'tensor': 1, 'dcn_data': 1})
     config.material = '../shared/data/llmxrec'
     material = config.get_ref('material')
 

@@ -10,8 +10,8 @@ catalog (xrec_jax/data/README.md). A rating r is predicted as its place on the s
 With the embedded model the prompts are in the language that it knows (`recpie/tiny_*`); a LLaMA gets the paper's:
 
     --config.language.model=DIR --config.prompt.positive=recpie/positive --config.prompt.negative=recpie/negative \
-    --config.prompt.profile=recpie/profile --config.explain.profile.stop= --config.explain.profile.max_length=96 \
-    --config.generate.max_length=64
+    --config.prompt.profile=recpie/profile --config.prompt.direct=recpie/direct --config.explain.profile.stop= \
+    --config.explain.profile.max_length=96 --config.generate.max_length=64
 
 What comes out stands in README.md, "RecPIE".
 """
@@ -51,6 +51,7 @@ def get_config(dataset: str = 'simulated') -> ConfigDict:
         'positive': 'recpie/tiny_positive',
         'negative': 'recpie/tiny_negative',
         'profile': 'recpie/tiny_profile',
+        'direct': 'recpie/tiny_direct',  # of the scorer 'LLM directly'
         'attributes': 'named',  # in the item's text where there is no profile; or 'none': titles alone
     })
     # Virtual tokens before each prompt, from the consumer's embedding; 0: none. The projection learns in `align`, the
@@ -100,12 +101,21 @@ def get_config(dataset: str = 'simulated') -> ConfigDict:
     config.judge = ConfigDict({
         'task': 'rating',
         'scorers': {'No text': 'predictor(no_text)', 'Frozen LLM': 'predictor(on_frozen, frozen)',
-                    'RecPIE': 'predictor(with_text, contrast)', 'Shuffled': 'predictor(on_shuffled, shuffled)'},
+                    'RecPIE': 'predictor(with_text, contrast)', 'Shuffled': 'predictor(on_shuffled, shuffled)',
+                    'LLM directly': 'direct(direct)'},
         'before': {'explain': 'frozen', 'scorers': ('No text', 'Frozen LLM')},
         'after': {'explain': 'contrast', 'scorers': ('RecPIE',)},
         'attention': 'RecPIE',  # the scorer whose attention values are kept
         'examples': 5,
+        # Of task 'text', which a schedule may end with: 'judge(text)'.
+        'texts': {
+            'explanations': ('frozen', 'contrast'),  # phases `explain`
+            'splits': ('test',),
+            'scorer': 'language',  # LMScore by the base model; a BART directory: BARTScore; or 'none'
+            'num_terms': 3,  # aspect terms an item, where its interactions have none of their own
+        },
     })
+    config.text = ConfigDict({'task': 'text'})
     if dataset == 'simulated':
         config.judge.scorers['True reasons'] = 'predictor(on_truth, truth)'
 
@@ -139,7 +149,10 @@ def data_config(config: ConfigDict, dataset: str) -> ConfigDict:
         'train_share': 1.0,
     })
     if name == 'simulated':
-        data.options.update({'num_users': 160, 'num_items': 160, 'num_interactions': 1600, 'num_attributes': 8,
+        data.options.update({'num_users': 120, 'num_items': 120, 'num_interactions': 1200, 'num_attributes': 8,
                              'attributes_per_item': (1, 1), 'num_loved': 4, 'num_hated': 4, 'noise': 0.3})
         data.options.seed = config.get_ref('seed')
+        data.history_length = 6
+    if dataset == 'ml-100k':  # what two CPU cores can do; all of it: filters.max_per_user=0, filters.sample_users=0
+        data.filters.update({'max_per_user': 50, 'sample_users': 60})
     return data

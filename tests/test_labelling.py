@@ -1,6 +1,7 @@
 """`python -m xrec_jax.labelling`: a sheet is written, and what was saved is imported."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ CASE = {'instruction': 'Why?', 'answers': {'GPT4': 'Since.', 'ours': 'So.'}, 'da
 
 def labelling(tmp_path, *flags):
     return subprocess.run([sys.executable, '-m', 'xrec_jax.labelling', *flags], cwd=tmp_path, text=True,
-                          capture_output=True, env={'PYTHONPATH': ':'.join(path for path in sys.path if path)})
+                          capture_output=True, env=os.environ | {'PYTHONPATH': ':'.join(path for path in sys.path if path)})
 
 
 def test_from_cases_to_pairs(tmp_path):

@@ -35,9 +35,6 @@ pa.ipc.new_file = full
 
 def run(cwd: pathlib.Path, *flags: str, extra: str = SMALL) -> subprocess.CompletedProcess:
     environment = os.environ | {'PYTHONPATH': str(ROOT), 'PYTHONIOENCODING': 'utf-8'}
-    if sys.dont_write_bytecode:  # pyarrow imports pandas, which then takes seconds each time
-        cache = str(cwd.parent / 'bytecode')  # of this session of pytest
-        environment |= {'PYTHONDONTWRITEBYTECODE': '', 'PYTHONPYCACHEPREFIX': cache}
     return subprocess.run([sys.executable, '-c', START.format(extra=extra), *flags], cwd=cwd,
                           env=environment, capture_output=True, text=True, timeout=60)
 

@@ -1,8 +1,8 @@
 """What every entry point does around its `main`: read flags, print errors for people, exit codes.
 
 An entry point ends with `if __name__ == '__main__': cli.run(main)`, where `main(argv)` is absl's.
-Exit codes: 0 done, 2 bad input (one `error: ...` on stderr, no traceback), 130 Ctrl-C; a traceback
-and 1 mean a bug of ours.
+Exit codes: 0 done, or stopped by SIGTERM with all saved, 2 bad input (one `error: ...` on stderr, no traceback), 130
+Ctrl-C; a traceback and 1 mean a bug of ours.
 """
 
 import contextlib
@@ -17,6 +17,8 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
 from xrec_jax.errors import UserError, nearest
+from xrec_jax.parallel import distributed
+from xrec_jax.runs import files, preemption, progress
 
 
 def define_run_flags(example: str) -> None:
@@ -36,6 +38,9 @@ def run(main: Callable[[list[str]], Any]) -> None:
         app.run(main, flags_parser=parse_flags)
     except UserError as error:
         _leave(2, f'error: {error}')
+    except preemption.Stopped as stopped:
+        _leave(0, f'stopped as asked, {stopped}; all is saved, the same command goes on from there'
+               if distributed.is_main() else '')
     except KeyboardInterrupt:
         _leave(130, 'interrupted; what was written is kept, the same command goes on from there')
     except OSError as error:
@@ -43,6 +48,16 @@ def run(main: Callable[[list[str]], Any]) -> None:
             raise
         _leave(2, f'error: the disk is full ({error}); free some space and run the same command '
                   'again, it goes on from what was written')
+
+
+def join_processes() -> None:
+    """Joins the other processes of the run, if there are any; all but the first are silent and write nothing.
+
+    Before anything touches a device.
+    """
+    distributed.initialize()
+    files.set_writer(distributed.is_main())
+    progress.CONSOLE.quiet = not distributed.is_main()
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -110,5 +125,6 @@ def _keys(config: ConfigDict, prefix: str = '') -> Iterator[str]:
 def _leave(code: int, message: str) -> None:
     with contextlib.suppress(OSError):  # where stdout is what is full
         sys.stdout.flush()
-    print(message, file=sys.stderr)
+    if message:
+        print(message, file=sys.stderr)
     sys.exit(code)

@@ -20,7 +20,7 @@ from absl import flags
 
 from xrec_jax import cli
 from xrec_jax.errors import UserError
-from xrec_jax.runs.files import write_whole
+from xrec_jax.runs import files
 from xrec_jax.runs.store import Store
 
 FORMATS = ('.jsonl', '.parquet', '.csv')
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
     if out and out.suffix not in FORMATS:
         raise UserError(f'--out {out}: should end in one of {", ".join(FORMATS)}.')
     wanted = asked(args.user, args.item, args.pairs)
-    store = Store(pathlib.Path(args.workdir).expanduser())
+    store = Store(files.as_path(args.workdir))
     found, missing = [], []
     for user, item in wanted:
         rows = store.find(user, item)
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
             missing.append((user, item))
     if out:
         table = pa.Table.from_pylist(found, schema=store.table.schema)
-        write_whole(out, lambda partial: write(table, found, partial, out.suffix))
+        files.write_whole(out, lambda partial: write(table, found, partial, out.suffix))
         print(f'{len(found):,} explanations of {len(wanted) - len(missing):,} pairs in {out}')
     else:
         for row in found:

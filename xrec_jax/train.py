@@ -3,29 +3,33 @@
 python -m xrec_jax.train --config configs/expctr.py:ml-100k --workdir DIR [--config.lc.iterations=40 …]
 """
 
-import pathlib
-
 import jax
 from absl import flags
 
 from xrec_jax import cli
 from xrec_jax.data import protocols
-from xrec_jax.phases.schedule import check_schedule, run_schedule
+from xrec_jax.parallel import distributed
+from xrec_jax.phases.schedule import check_schedule, parse, run_schedule
 from xrec_jax.phases.task import Task, make_task, protocol_options
-from xrec_jax.runs import progress
+from xrec_jax.runs import files, heartbeat, preemption, progress, watch
 from xrec_jax.runs.workdir import open_workdir
 
 
 def main(argv: list[str]) -> None:
     del argv
+    cli.join_processes()
+    preemption.listen()
     config, directory = flags.FLAGS.config, flags.FLAGS.workdir
     # The folder is made last: bad settings leave nothing behind that would refuse the right ones.
-    task = make_task(config, pathlib.Path(directory).expanduser())
+    task = make_task(config, files.as_path(directory))
     check_schedule(task)
-    open_workdir(directory, config)
+    task.metrics.observers += watch.observers(task.workdir, [phase for phase, _, _ in parse(config)])
+    distributed.main_first(lambda: open_workdir(directory, config))
 
+    heartbeat.start(task.workdir)
     devices = jax.devices()
-    progress.say(f'{len(devices)} × {devices[0].device_kind}; {directory}')
+    several = f' in {jax.process_count()} processes' if jax.process_count() > 1 else ''
+    progress.say(f'{len(devices)} × {devices[0].device_kind} ({jax.default_backend()}){several}; {directory}')
     if task.dataset:
         progress.say(told(task))
     run_schedule(task)
@@ -43,4 +47,5 @@ def told(task: Task) -> str:
 
 if __name__ == '__main__':
     cli.define_run_flags('configs/expctr.py:ml-100k')
+    watch.define_flags()
     cli.run(main)

@@ -24,7 +24,7 @@ def get_config(argument: str = 'ml-100k') -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.schedule = (*(f'fit({name})' for name in models), 'judge(ranking)')
-    config.mesh = ConfigDict({'data': -1, 'fsdp': 1, 'tensor': 1})
+    config.mesh = ConfigDict({'data': -1, 'fsdp': 1, 'tensor': 1, 'dcn_data': 1})
     config.data = expctr.data_config(config, dataset)
     for key in ('num_samples', 'split'):  # of ExpCTR's protocol
         del config.data[key]

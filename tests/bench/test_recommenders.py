@@ -1,5 +1,6 @@
 """What `bench/recommenders.py` hands to RecBole, and how it reads clocks and compiled programs."""
 
+import argparse
 import importlib.util
 import pathlib
 
@@ -60,3 +61,22 @@ def test_large_arrays_of_a_program_are_found_in_any_layout(bench):
     program = ('%a = f32[8,4]{1,0} add(%x, %y)\n%b = bf16[32]{0} copy(%c)\n%d = (f32[16,2]{1,0}, s32[]) tuple()\n'
                '%e = f32[8,2]{1,0} add(%x, %y)\n%f = s32[99]{0} iota()\n%g = f32[] constant(0)')
     assert bench.whole(program, 32) == 3
+
+
+def test_a_run_of_the_peer_leaves_its_line_and_is_not_run_again(bench, tmp_path):
+    class Peer:
+        ran = []
+
+        def data(self, name, write):
+            return name
+
+        def run(self, model, data, seed, fast):
+            self.ran.append((model, seed, fast))
+            return {'test': {'recall@10': 0.5}, 'seed': seed}
+
+    args, peer = argparse.Namespace(peer_results=tmp_path / 'lines'), Peer()
+    assert bench.peer_line(args, None, 'SASRec', 1) is None
+    first = bench.peer_line(args, peer, 'SASRec', 1)
+    assert first == bench.peer_line(args, peer, 'SASRec', 1) == bench.peer_line(args, None, 'SASRec', 1)
+    bench.peer_line(args, peer, 'BPR', 1)
+    assert peer.ran == [('SASRec', 1, True), ('BPR', 1, False)]

@@ -38,10 +38,13 @@ def parameters(config):
     return jax.device_get((base, adapter, prompts))
 
 
+abstract_params = functools.cache(decoder.abstract_params)
+
+
 def placed(config, mesh):
     """The model on a mesh, its variables and prompts."""
     sharding.check_heads(config.num_heads, config.num_kv_heads, mesh)
-    (base, adapter, prompts), shapes = parameters(config), decoder.abstract_params(config)
+    (base, adapter, prompts), shapes = parameters(config), abstract_params(config)
     variables = {'params': sharding.place_params(base, shapes, mesh, config.units),
                  'lora': sharding.place_learner(adapter, shapes, mesh, config.units)}
     model = decoder.Decoder(dataclasses.replace(config, mesh=mesh), LORA.scale)

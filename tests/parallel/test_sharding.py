@@ -174,6 +174,8 @@ def test_a_tensor_axis_that_cuts_heads_is_refused_with_the_legal_sizes():
 def test_bad_meshes_and_batches_are_refused():
     with pytest.raises(UserError, match='fsdp'):
         meshes.make_mesh({'fdsp': 2})
+    with pytest.raises(UserError, match='dcn_data=2: there are 1 slices, of 8 device'):
+        meshes.make_mesh({'dcn_data': 2})
     with pytest.raises(UserError, match='does not fill 8'):
         meshes.make_mesh({'data': 3})
     with pytest.raises(UserError, match='at most one is -1'):

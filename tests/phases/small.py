@@ -1,6 +1,9 @@
 """A whole ExpCTR run that takes seconds: a random LLaMA of two layers, a random BERT, a small world."""
 
+import collections
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import ml_collections
@@ -9,6 +12,8 @@ import numpy as np
 from configs import expctr, recpie
 from xrec_jax.language import decoder, stories, tokenizers, weights
 from xrec_jax.language.config import DecoderConfig
+from xrec_jax.runs.explanations import ExplanationWriter
+from xrec_jax.runs.metrics_writer import MetricsWriter
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
 
@@ -55,7 +60,7 @@ def small_recpie(language_model: pathlib.Path) -> ml_collections.ConfigDict:
     config.language.lora_rank = 2
     config.encoder.model = str(GOLDEN / 'bert' / 'bert')
     config.data.history_length = 3
-    config.data.options.update({'num_users': 12, 'num_items': 20, 'num_interactions': 96})
+    config.data.options.update({'num_users': 12, 'num_items': 20, 'num_interactions': 120})
     config.generate.max_length = 8
     config.explain.update({'batch_size': 16, 'checkpoint_every': 2})
     config.explain.profile.max_length = 8
@@ -67,6 +72,46 @@ def small_recpie(language_model: pathlib.Path) -> ml_collections.ConfigDict:
     return config
 
 
+class Stop(Exception):
+    """What stops a run here."""
+
+
+def stop_writers(monkeypatch, stops: Callable[[int, int], bool]) -> list[str]:
+    """Makes calls of writers raise `Stop`, where `stops(n, m)` for call n = 1, 2, … of all, m of its phase; the phases
+    in which that was, as it goes."""
+    calls, stopped_in = collections.Counter(), []
+
+    def stopping(method):
+        def wrapped(self, *args, **kwargs):
+            phase = args[0] if args else self.path.stem
+            calls[phase] += 1
+            if stops(calls.total(), calls[phase]):
+                stopped_in.append(phase)
+                raise Stop
+            return method(self, *args, **kwargs)
+        return wrapped
+
+    monkeypatch.setattr(MetricsWriter, 'write', stopping(MetricsWriter.write))
+    monkeypatch.setattr(ExplanationWriter, 'add', stopping(ExplanationWriter.add))
+    return stopped_in
+
+
+def resumed(run: Callable[[], Any], most: int = 40) -> Any:
+    """What `run()` returns once it is not stopped any more."""
+    for _ in range(most):
+        try:
+            return run()
+        except Stop:
+            pass
+    raise AssertionError(f'stopped {most} times')
+
+
 def get_config(language_model: str) -> ml_collections.ConfigDict:
-    """So that `--config tests/phases/small.py:MODEL` runs it."""
-    return small_config(pathlib.Path(language_model))
+    """So that `--config tests/phases/small.py:MODEL` runs ExpCTR's first half, `…small.py:recpie,MODEL` RecPIE."""
+    if language_model.startswith('recpie,'):
+        return small_recpie(pathlib.Path(language_model.removeprefix('recpie,')))
+    config = small_config(pathlib.Path(language_model))
+    config.schedule = ('explain(icl)', 'fit(ids)', 'align(lc)', 'explain(final)', 'judge(ctr)')
+    del config.judge.scorers['ExpCTR-Aug']
+    config.judge.after.scorers = ('ExpCTR-LLM',)
+    return config

@@ -4,19 +4,17 @@ import json
 
 import jax
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.phases.small import save_language_model, small_config
+from tests.phases.small import resumed, save_language_model, small_config, stop_writers
 from xrec_jax.errors import UserError
 from xrec_jax.parallel import mesh as meshes
 from xrec_jax.phases import schedule, task as tasks
 from xrec_jax.runs.explanations import ExplanationWriter
-from xrec_jax.runs.metrics_writer import MetricsWriter, read_metrics
+from xrec_jax.runs.metrics_writer import OF_THE_PROCESS, read_metrics
 from xrec_jax.runs.workdir import open_workdir
 
-OF_THE_PROCESS = ('seconds', 'tokens_per_second', 'compiles')
 
 
 @pytest.fixture(scope='module')
@@ -88,32 +86,11 @@ def test_alignment_moves_the_adapter_and_logs_its_health(unbroken):
     assert [row['compiles'] for row in rows[2:]] == [0, 0]
 
 
-class Stop(Exception):
-    """What stops a run here."""
-
-
 def test_a_run_that_is_stopped_in_each_phase_ends_with_the_same_bits(unbroken, language_model, tmp_path, monkeypatch):
     workdir, state = unbroken
-    calls, stopped_in = [0], []
-
-    def stopping(method):
-        def wrapped(self, *args, **kwargs):
-            calls[0] += 1
-            if calls[0] % 5 == 0:
-                stopped_in.append(args[0] if args else self.path.stem)
-                raise Stop
-            return method(self, *args, **kwargs)
-        return wrapped
-
-    monkeypatch.setattr(MetricsWriter, 'write', stopping(MetricsWriter.write))
-    monkeypatch.setattr(ExplanationWriter, 'add', stopping(ExplanationWriter.add))
+    stopped_in = stop_writers(monkeypatch, lambda n, _: n % 5 == 0)
     broken = tmp_path / 'broken'
-    for _ in range(40):
-        try:
-            resumed = run(small_config(language_model), broken)
-            break
-        except Stop:
-            pass
+    again = resumed(lambda: run(small_config(language_model), broken))
     assert {phase.split('-', 1)[1] for phase in stopped_in} >= {
         'fit-ids', 'align-lc', 'explain-corpus', 'fit-aug', 'align-ic'}, stopped_in
     assert metrics(broken) == metrics(workdir)
@@ -121,11 +98,11 @@ def test_a_run_that_is_stopped_in_each_phase_ends_with_the_same_bits(unbroken, l
     assert ours.keys() == theirs.keys()
     for name in ours:
         assert ours[name].equals(theirs[name]), name
-    for a, b in zip(jax.tree.leaves((resumed.adapter, resumed.value_head)),
+    for a, b in zip(jax.tree.leaves((again.adapter, again.value_head)),
                     jax.tree.leaves((state.adapter, state.value_head)), strict=True):
         np.testing.assert_array_equal(a, b)
     for name, predictor in state.predictors.items():
-        jax.tree.map(np.testing.assert_array_equal, resumed.predictors[name].params, predictor.params)
+        jax.tree.map(np.testing.assert_array_equal, again.predictors[name].params, predictor.params)
     summaries = [json.loads((path / 'summary.json').read_text()) for path in (broken, workdir)]
     assert summaries[0]['ctr'] == summaries[1]['ctr']
 

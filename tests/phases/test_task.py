@@ -4,13 +4,13 @@
 import pyarrow as pa
 import pytest
 
-from configs import expctr, quickstart
+from configs import expctr, quickstart, recpie
 from tests.data.small import publish
-from xrec_jax.data import catalog, tables
+from xrec_jax.data import catalog, protocols, tables
 from xrec_jax.data.domains import PRODUCTS
 from xrec_jax.data.filters import Filters
 from xrec_jax.errors import UserError
-from xrec_jax.phases import task as tasks
+from xrec_jax.phases import schedule, task as tasks
 
 
 @pytest.mark.parametrize('name', catalog.CATALOG)
@@ -20,9 +20,28 @@ def test_a_config_lists_the_options_of_every_dataset_and_all_filters(name):
     assert Filters(**data.filters.to_dict()) == Filters() and data.on_bad_row == 'raise'
 
 
+@pytest.mark.parametrize('name', ['simulated', 'ml-100k', *recpie.DATASETS])
+def test_recpie_has_a_config_for_each_of_its_datasets(name):
+    config = recpie.get_config(name)
+    found, options = recpie.DATASETS.get(name, (name, {}))
+    assert config.data.name == found and set(config.data.options) == set(catalog.entry(found).options)
+    assert all(config.data.options[key] == value for key, value in options.items())
+    assert protocols.options('user_temporal').keys() <= set(config.data)
+    assert all(len(phase) == 3 for phase in schedule.parse(config)) and config.schedule[-1] == 'judge(table)'
+    assert ('explain(truth)' in config.schedule) == (name == 'simulated')
+    assert catalog.entry(found).options == expctr.get_config(found).data.options.to_dict()  # theirs stay as they were
+
+
 def test_an_unknown_dataset_is_refused_by_the_config():
     with pytest.raises(UserError, match='Did you mean "ml-100k"?'):
         expctr.get_config('ml100k')
+
+
+def test_an_unknown_dataset_is_refused_where_an_override_names_it(tmp_path):
+    config = quickstart.get_config()
+    config.data.name = 'ml-100'
+    with pytest.raises(UserError, match='unknown dataset "ml-100". Did you mean "ml-100k"'):
+        tasks.make_task(config, tmp_path)
 
 
 def test_the_simulated_world_is_drawn_by_the_seed_of_the_run():

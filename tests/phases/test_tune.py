@@ -15,10 +15,9 @@ from xrec_jax.language.prompts import Prompt
 from xrec_jax.language.packing import Example
 from xrec_jax.parallel import mesh as meshes
 from xrec_jax.phases import schedule, task as tasks, tune, tune_forms
-from xrec_jax.runs.metrics_writer import read_metrics
+from xrec_jax.runs.metrics_writer import OF_THE_PROCESS, read_metrics
 from xrec_jax.runs.workdir import open_workdir
 
-OF_THE_PROCESS = ('seconds', 'tokens_per_second', 'compiles')
 ANSWERS = ('the customer likes it', 'the customer will not like the film', 'yes')
 
 

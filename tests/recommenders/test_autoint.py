@@ -1,11 +1,14 @@
 """AutoInt against a slow NumPy one: field by field, head by head."""
 
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.recommenders import slow
-from xrec_jax.recommenders.autoint import AutoInt
+from xrec_jax.recommenders.autoint import AutoInt, inner, mixed
 
 HEADS, WIDTH = 2, 3
 PLAIN = dict(mlp=(), linear=False)  # the paper's, without deep part
@@ -90,3 +93,15 @@ def test_dropout_acts_on_attention_in_training_only():
     model, params, ids, many, _ = case(dropout=0.5, **PLAIN)
     score = lambda n: model.apply({'params': params}, ids, many, train=True, rngs={'dropout': jax.random.key(n)})
     assert not np.allclose(score(0), score(1))
+
+
+@pytest.mark.parametrize('product, equation, shapes', [
+    (inner, 'hdmb,hdkb->hmkb', ((2, 3, 4, 5), (2, 3, 6, 5))), (mixed, 'hmkb,hdkb->hdmb', ((2, 4, 6, 5), (2, 3, 6, 5)))])
+def test_products_within_a_row_and_their_derivatives_are_einsum_s(product, equation, shapes):
+    keys = jax.random.split(jax.random.key(0))
+    x, y = (jax.random.normal(key, shape) for key, shape in zip(keys, shapes))
+    plain = functools.partial(jnp.einsum, equation)
+    np.testing.assert_allclose(product(x, y), plain(x, y), rtol=1e-5, atol=1e-5)
+    found, expected = (jax.grad(lambda x, y: jnp.sin(f(x, y)).sum(), argnums=(0, 1))(x, y) for f in (product, plain))
+    for one, other in zip(found, expected):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)

@@ -45,6 +45,16 @@ def test_gradients_go_through_the_batch_and_not_into_the_averages():
     assert np.all(of_x[:, 0] != 0) and not np.any(of_x[:, 1])
 
 
+def test_the_gradient_is_that_of_the_formula():
+    weights = np.random.default_rng(1).normal(size=S.shape)
+    ours = lambda params, x: (weights * BatchNorm().apply({'params': params}, x, True)).sum()
+    plain = lambda params, x: (weights * ((x - x.mean(0)) / jnp.sqrt(x.var(0) + 1e-5) * params['scale']
+                                          + params['bias'])).sum()
+    found, expected = (jax.grad(f, argnums=(0, 1))(PARAMS, jnp.asarray(S, jnp.float32)) for f in (ours, plain))
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_masked_rows_are_in_no_moment():
     class Two(nn.Module):
         @nn.compact

@@ -51,7 +51,8 @@ def test_a_full_disk_leaves_earlier_parts_alone(tmp_path, monkeypatch):
         path.write_bytes(b'half')
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr('xrec_jax.runs.explanations.pq.write_table', full)
+    monkeypatch.setattr('pyarrow.parquet.write_table', full)
     with pytest.raises(OSError):
         writer.flush(2)
-    assert [path.name for path in (tmp_path / 'explanations' / 'p.parts').iterdir()] == ['00000001.parquet']
+    assert {path.name for path in (tmp_path / 'explanations' / 'p.parts').iterdir()} == {
+        '00000001-00000.parquet', 'manifest.json'}

@@ -134,7 +134,7 @@ def run(files: Sequence[pathlib.Path], out: pathlib.Path) -> tuple[Scores, list[
     raters = people.raters([people.read_scores(file) for file in files])
     scores = pooled(raters)
     rows = mean_rows(scores)
-    output.write(out, 'human_scores', rows, lambda figure: _draw(figure, rows, scores), size=(12, 4))
+    output.write(out, 'human_scores', rows, _draw(rows, scores))
     progress.CONSOLE.print(output.table(rows, 'mean scores, 1 to 10; a high redundancy is good'))
     for dataset, count in people.repeated(scores).items():
         progress.say(f'{dataset}: {count["items"]:,} items, {count["distinct"]:,} different rows of scores, one of which '
@@ -144,9 +144,10 @@ def run(files: Sequence[pathlib.Path], out: pathlib.Path) -> tuple[Scores, list[
     return scores, rows
 
 
-def _draw(figure: matplotlib.figure.Figure, rows: Sequence[Mapping], scores: Scores) -> None:
+def _draw(rows: Sequence[Mapping], scores: Scores) -> matplotlib.figure.Figure:
     datasets = list(dict.fromkeys(scores.datasets))
-    for axes, dataset in zip(figure.subplots(1, len(datasets), sharey=True, squeeze=False)[0], datasets):
+    figure, panels = output.new_figure(len(datasets), width=4)
+    for axes, dataset in zip(panels, datasets):
         of = [row for row in rows if row['dataset'] == dataset]
         width = 0.8 / len(of)
         for n, row in enumerate(of):
@@ -154,7 +155,8 @@ def _draw(figure: matplotlib.figure.Figure, rows: Sequence[Mapping], scores: Sco
                      label=row['generator'])
         axes.set(title=dataset, xticks=np.arange(len(scores.criteria)) + 0.4 - width / 2, ylim=(people.LOW, people.HIGH))
         axes.set_xticklabels(scores.criteria)
-    axes.legend(fontsize='small', loc='lower right')
+    panels[-1].legend(fontsize='small', loc='lower right')
+    return figure
 
 
 def main(argv: Sequence[str]) -> None:
@@ -169,7 +171,6 @@ def main(argv: Sequence[str]) -> None:
     if of.workdir:
         progress.CONSOLE.print(output.table(judge_rows(scores, pathlib.Path(of.workdir), of.recommender),
                                             'people and the judge'))
-    progress.say(f'written to {out / "human_scores.png"} and human_scores.csv')
 
 
 if __name__ == '__main__':

@@ -105,12 +105,12 @@ def run(path: pathlib.Path, dataset: str, out: pathlib.Path, workdirs: Sequence[
             men, women = PAPER.get(name, (float('nan'), float('nan')))
             row |= {'paper: men': men, 'paper: women': women, 'paper: difference': women - men}
         rows.append(row)
-    output.write(out, 'length', rows, lambda figure: _draw(figure, rows), size=(7, 4))
+    output.write(out, 'length', rows, _draw(rows))
     return rows
 
 
-def _draw(figure: matplotlib.figure.Figure, rows: Sequence[Mapping]) -> None:
-    axes, place = figure.subplots(), np.arange(len(rows))
+def _draw(rows: Sequence[Mapping]) -> matplotlib.figure.Figure:
+    (figure, (axes,)), place = output.new_figure(width=7), np.arange(len(rows))
     for shift, who, colour in ((-0.2, 'men', 'tab:blue'), (0.2, 'women', 'tab:orange')):
         axes.bar(place + shift, [row[who] for row in rows], 0.4, label=who, color=colour)
     for at, row in zip(place, rows):
@@ -119,6 +119,7 @@ def _draw(figure: matplotlib.figure.Figure, rows: Sequence[Mapping]) -> None:
     axes.set(xticks=place, ylabel='words of an explanation', ylim=(0, 1.2 * max(max(r['men'], r['women']) for r in rows)))
     axes.set_xticklabels([row['generator'] for row in rows], fontsize='small')
     axes.legend(loc='lower right')
+    return figure
 
 
 def main(argv: Sequence[str]) -> None:
@@ -127,7 +128,6 @@ def main(argv: Sequence[str]) -> None:
     rows = run(pathlib.Path(of.file), of.dataset, pathlib.Path(of.out), [pathlib.Path(one) for one in of.workdir],
                of.permutations, of.seed)
     progress.CONSOLE.print(output.table(rows, f'words of an explanation, {of.dataset}'))
-    progress.say(f'written to {pathlib.Path(of.out) / "length.png"} and length.csv')
 
 
 if __name__ == '__main__':

@@ -169,11 +169,12 @@ def run(out: pathlib.Path, seed: int, trials: int) -> list[dict[str, float | str
         ours, pooled = found_shares(jax.random.fold_in(key, environments), 400, 8, environments, trials)
         rows.append({'part': 'environments', 'n': 400, 'p': 8, 'environments': environments,
                      'EILLS finds S*': float(ours), 'lasso finds S*': float(pooled)})
-    output.write(out, 'theory', rows, lambda figure: _draw(figure, rows), size=(13, 4))
+    output.write(out, 'theory', rows, _draw(rows))
     return rows
 
 
-def _draw(figure: matplotlib.figure.Figure, rows: Sequence[dict]) -> None:
+def _draw(rows: Sequence[dict]) -> matplotlib.figure.Figure:
+    figure = matplotlib.figure.Figure(figsize=(13, 4), layout='constrained')
     left, middle, right = figure.subplots(1, 3)
     for axes, part, x in ((left, 'by n', 'n'), (middle, 'by p', 'p')):
         points = [row for row in rows if row['part'] == part]
@@ -194,6 +195,7 @@ def _draw(figure: matplotlib.figure.Figure, rows: Sequence[dict]) -> None:
     right.plot(at, [row['lasso finds S*'] for row in points], color='tab:orange', marker='o', label='lasso, pooled')
     right.set(xlabel='environments', ylabel='share of trials that find S*', ylim=(-0.05, 1.05), xticks=at)
     right.legend(fontsize='small')
+    return figure
 
 
 def main(argv: Sequence[str]) -> None:
@@ -201,7 +203,6 @@ def main(argv: Sequence[str]) -> None:
     rows = run(pathlib.Path(flags.FLAGS.out), flags.FLAGS.seed, flags.FLAGS.trials)
     for part in ('by n', 'by p', 'environments'):
         progress.CONSOLE.print(output.table([row for row in rows if row['part'] == part], part, ('part',)))
-    progress.say(f'written to {pathlib.Path(flags.FLAGS.out) / "theory.png"} and theory.csv')
 
 
 if __name__ == '__main__':

@@ -21,7 +21,7 @@ from xrec_jax.language import choices as choices_
 from xrec_jax.language import tokenizers
 from xrec_jax.language.attention import Cache
 from xrec_jax.language.decoder import Decoder, positions_of
-from xrec_jax.parallel import sharding
+from xrec_jax.parallel import distributed, sharding
 
 WIDTH = 16  # pieces are padded to multiples of it
 
@@ -100,7 +100,7 @@ def _score_block(model, variables, prompts, block, stems, branches, choices, num
         chosen = order[start:start + num_rows]
         arrays = batch([rest[n] for n in chosen], [places[n] for n in chosen], num_rows)
         log_probs = _answer(model, variables, cache, seen, *arrays, choices)
-        result[np.asarray(block)[chosen]] = np.asarray(log_probs)[:len(chosen)]
+        result[np.asarray(block)[chosen]] = distributed.whole(log_probs)[:len(chosen)]
     return sum(map(len, begun)) + sum(map(len, more)) + sum(map(len, rest))
 
 

@@ -35,7 +35,7 @@ from xrec_jax.language.attention import Cache
 from xrec_jax.language.decoder import Decoder, positions_of
 from xrec_jax.language.generate import Responses, keys_at, seen_tokens, with_token
 from xrec_jax.language.sampling import SamplingConfig, next_token
-from xrec_jax.parallel import sharding
+from xrec_jax.parallel import distributed, sharding
 
 NOTHING = -1  # request of a free row; position of a slot that a row may not see
 
@@ -163,7 +163,7 @@ def stream(
         batch = batch if mesh is None else sharding.place_batch(batch, mesh)
         state = sharding.in_turn(_decode(variables, state, np.int32(prefill_size), **settings), mesh)
         state, ended = sharding.in_turn(_refill(variables, state, *batch, key, **settings), mesh)
-        underway.append(jax.copy_to_host_async(ended))
+        underway.append(ended if jax.process_count() > 1 else jax.copy_to_host_async(ended))
         # The device is kept two groups ahead of the host.
         if len(underway) > 2:
             yield from _on_host(underway.popleft(), stop_ids)
@@ -174,7 +174,7 @@ def stream(
 
 
 def _on_host(ended: _Ended, stop_ids: int | tuple[int, ...]) -> Iterator[Finished]:
-    ended = jax.device_get(ended)
+    ended = distributed.whole(ended)
     real = ended.request != NOTHING
     if real.any():
         length = ended.count[real]

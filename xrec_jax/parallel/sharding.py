@@ -30,7 +30,7 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from xrec_jax.errors import UserError
 
@@ -132,22 +132,42 @@ def place_params(params: Any, abstract_params: Any, mesh: Mesh, units: Mapping[s
     """Puts parameters where `RULES` want them; UserError as in `check_sharded`."""
     shardings = param_shardings(abstract_params, mesh, units)
     check_sharded(abstract_params, shardings, units)
-    return jax.device_put(params, shardings)
+    return put(params, shardings)
 
 
 def place_learner(tree: Any, abstract_params: Any, mesh: Mesh, units: Mapping[str, int] | None = None) -> Any:
     """Puts adapters, heads and optimizer state beside the base weights: see `learner_shardings`."""
-    return jax.device_put(tree, learner_shardings(tree, abstract_params, mesh, units))
+    return put(tree, learner_shardings(tree, abstract_params, mesh, units))
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """Puts a whole copy of every leaf on every device."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def place_batch(tree: Any, mesh: Mesh) -> Any:
     """Splits the first axis of every leaf over the batch axes of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, BATCH))
+    return put(tree, NamedSharding(mesh, BATCH))
+
+
+def put(tree: Any, shardings: Any) -> Any:
+    """`jax.device_put`, and over several processes the same of values that all of them have.
+
+    Each puts what lies on its own devices; JAX would first compare the values of all.
+    """
+
+    def one(x, to: Sharding):
+        here = not isinstance(x, jax.Array) or x.is_fully_addressable
+        if to.is_fully_addressable or not here:
+            return jax.device_put(x, to)
+        if jax.dtypes.issubdtype(getattr(x, 'dtype', None), jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(one(jax.random.key_data(x), to), impl=jax.random.key_impl(x))
+        value = np.asarray(x)
+        return jax.make_array_from_callback(value.shape, to, lambda index: value[index])
+
+    if isinstance(shardings, Sharding):
+        return jax.tree.map(lambda x: one(x, shardings), tree)
+    return jax.tree.map(one, tree, shardings)
 
 
 def constrain(x: jax.Array, names: Sequence[str | None], mesh: Mesh | None,

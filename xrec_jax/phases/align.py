@@ -14,6 +14,8 @@ negative ones. With `config.soft_prompt.tokens` > 0 the consumer's embedding fro
 `settings.predictor` stands before each prompt (`language.soft_prompt`); its projection learns with the adapter, and
 with `soft_prompt.tune_embeddings` the embeddings too, which go back into the network at the end. The reference has no
 soft prompt.
+
+Over several processes each has the texts that lie on its devices; of pairs all have all, since a reward looks at both.
 """
 
 import dataclasses
@@ -28,12 +30,13 @@ import numpy as np
 from xrec_jax.errors import UserError, nearest
 from xrec_jax.language import generate, lora, policy, soft_prompt
 from xrec_jax.language.decoder import Decoder, abstract_params
-from xrec_jax.parallel import sharding
+from xrec_jax.parallel import distributed, sharding
 from xrec_jax.phases import contrast, fit_predictor, writing
 from xrec_jax.phases.task import Task
+from xrec_jax.planning import utilisation
 from xrec_jax.recommenders import recpie, training
 from xrec_jax.rl import ppo, rewards, update
-from xrec_jax.runs import progress
+from xrec_jax.runs import preemption, progress
 from xrec_jax.runs.checkpoints import Checkpoints
 from xrec_jax.runs.compiles import num_compiles
 from xrec_jax.runs.explanations import ExplanationWriter
@@ -123,7 +126,7 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
         'kl_coef': jnp.float32(settings.kl_coef),
     }, abstract_params(model), task.mesh, model.units)
 
-    writer = ExplanationWriter(task.workdir, phase)
+    writer = ExplanationWriter(task.workdir, phase, split=len(task.kinds) == 1)
     with Checkpoints(task.workdir / 'checkpoints' / phase) as checkpoints:
         done, learner = checkpoints.restore(learner)
         total = settings.iterations
@@ -138,9 +141,12 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
                     task.metrics.write(phase, iteration, metrics)
                     advance(settings.rollout_size,
                             f'reward {metrics["reward"]:.3f}  KL {metrics["kl_response"]:.2f}')
-                    if iteration % settings.checkpoint_every == 0 or iteration == total:
+                    stop = preemption.requested()
+                    if stop or iteration % settings.checkpoint_every == 0 or iteration == total:
                         writer.flush(iteration)
                         checkpoints.save(iteration, learner)
+                    if stop:
+                        preemption.leave(phase, iteration)
             writer.finish()
     progress.say(summary(task, phase, settings))
     params = learner['params']
@@ -156,7 +162,7 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
 def consumer_table(task: Task, state: RunState, settings: ml_collections.ConfigDict) -> jax.Array | None:
     """E_c [U, E] of the rating network, scaled, the mean for consumers that training did not meet; None without soft
     prompts."""
-    if not soft_tokens(task):
+    if not task.soft_tokens:
         return None
     return soft_prompt.scaled(_own_table(task, state, settings.predictor))[0]
 
@@ -172,7 +178,7 @@ def with_consumers(task: Task, state: RunState, predictor: str, consumers: jax.A
     fitted = state.predictors[predictor]
     _, size = soft_prompt.scaled(_own_table(task, state, predictor))
     rows = task.fields.user_fields[:, task.fields.names.index('user_id')]
-    table = fitted.params['embedding'].at[rows].set(consumers * size)
+    table = fitted.params['embedding'].at[rows].set(distributed.whole(consumers) * size)
     changed = dataclasses.replace(fitted, params=fitted.params | {'embedding': table})
     return state.replace(predictors=state.predictors | {predictor: changed})
 
@@ -184,16 +190,11 @@ def first_embedding(task: Task) -> jax.Array:
     return table.mean(axis=0) if first is None else table[first]
 
 
-def soft_tokens(task: Task) -> int:
-    """Virtual tokens before each prompt, 0 in a run without soft prompts."""
-    return task.config.soft_prompt.tokens if 'soft_prompt' in task.config else 0
-
-
 def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str]) -> None:
     """UserError for an unknown reward, or sizes that do not fit."""
     if settings.reward not in REWARDS:
         raise UserError(f'align.reward: "{settings.reward}" is no reward.{nearest(settings.reward, REWARDS)}')
-    by_predictor = settings.reward in BY_PREDICTOR or soft_tokens(task) > 0
+    by_predictor = settings.reward in BY_PREDICTOR or task.soft_tokens > 0
     if by_predictor and f'fit({settings.predictor})' not in earlier:
         raise UserError(f'schedule: align({settings.name}) with reward="{settings.reward}" needs '
                         f'fit({settings.predictor}) before it.')
@@ -201,8 +202,8 @@ def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str
     if by_predictor and fitted['seeds'] != 1:
         raise UserError(f'align({settings.name}) with reward="{settings.reward}" needs fit({settings.predictor}) with '
                         f'seeds=1, not {fitted["seeds"]}: one predictor gives the reward.')
-    if soft_tokens(task) and 'user_id' not in fitted['fields']:
-        raise UserError(f'soft_prompt.tokens={soft_tokens(task)} needs embeddings of consumers: add "user_id" to '
+    if task.soft_tokens and 'user_id' not in fitted['fields']:
+        raise UserError(f'soft_prompt.tokens={task.soft_tokens} needs embeddings of consumers: add "user_id" to '
                         'fit.fields, or set soft_prompt.tokens=0.')
     if (settings.reward == 'rating') == task.explains_examples:
         raise UserError(f'align.reward="{settings.reward}" is of '
@@ -235,13 +236,20 @@ def iterate(task: Task, state: RunState, settings, learner: dict, writer: Explan
     of_text = np.tile(rows, num_kinds)  # the example of each text
     write_key, update_key = jax.random.split(key)
     prompts = writing.prompt_batch(task, state, 'train', rows, task.kinds)
+    num_prompt_tokens = int(prompts[1].sum())
     soft = {} if consumers is None else sharding.place_batch(
         {'user': examples.user[of_text]} if 'consumers' in learner['params'] else
         {'consumer': consumers[examples.user[of_text]]}, task.mesh)
     with watch('generate'):
         prefix = soft_prefix(learner['params'], soft)
         responses = writing.write(task, learner['params']['lora'], prompts, write_key, prefix)
-        texts = writing.texts_of(task, responses)
+        if writer.split:
+            here, place = distributed.rows_here(task.mesh, len(of_text)), distributed.place_rows
+            rows, of_text, texts = rows[here], of_text[here], writing.texts_of(task, responses)
+            lengths, truncated = distributed.part_here((responses.lengths, responses.truncated), task.mesh)
+        else:
+            place, texts = sharding.place_batch, writing.texts_of(task, distributed.whole(responses))
+            lengths, truncated = distributed.whole((responses.lengths, responses.truncated))
     # Dispatched before the rewards, so that the device works while the host makes the questions.
     inputs = {'prompts': prompts[0], 'prompt_mask': prompts[1],
               'responses': responses.tokens, 'response_mask': responses.mask, **soft}
@@ -252,11 +260,12 @@ def iterate(task: Task, state: RunState, settings, learner: dict, writer: Explan
         raw, columns = REWARDS[settings.reward](task, state, settings, rows, texts)
         paid = raw - columns.pop('baseline', 0.0)
         missed = ~columns['in_form'] if 'in_form' in columns else np.zeros(len(texts), bool)
+        placed = place((np.asarray(raw), np.asarray(paid), examples.label[of_text], missed), task.mesh)
     with watch('log_probs'):
         rollout, normalised, metrics = jax.block_until_ready(make_rollout(
-            scored, *sharding.place_batch((paid, examples.label[of_text]), task.mesh), responses, learner['kl_coef'],
-            sharding.place_batch(missed, task.mesh), center=settings.center_by_label, clip=settings.reward_clip,
-            penalty=settings.truncation_penalty, form_penalty=settings.get('form_penalty', 0.0), config=ppo.PPOConfig(**settings.ppo.to_dict())))
+            scored, *placed[1:3], responses, learner['kl_coef'], placed[3], center=settings.center_by_label,
+            clip=settings.reward_clip, penalty=settings.truncation_penalty,
+            form_penalty=settings.get('form_penalty', 0.0), config=ppo.PPOConfig(**settings.ppo.to_dict())))
     with watch('update'):
         params, opt_state, update_metrics = jax.block_until_ready(update.ppo_update(
             learner['params'], learner['opt_state'], task.language.params, inputs, rollout, update_key,
@@ -270,24 +279,27 @@ def iterate(task: Task, state: RunState, settings, learner: dict, writer: Explan
     if settings.kl_target > 0:
         kl_coef = ppo.adaptive_kl(kl_coef, metrics['kl_response'], settings.kl_target, settings.kl_horizon,
                                   settings.rollout_size)
-    lengths = np.asarray(responses.lengths)
     writer.add(
         user_id=task.dataset.users['user_id'].take(examples.user[of_text]),
         item_id=task.dataset.items['item_id'].take(examples.item[of_text]),
         kind=np.repeat(task.kinds, len(rows)).tolist(), split='train', example=of_text.astype(np.int32), text=texts,
-        reward=raw,
-        num_tokens=lengths.astype(np.int32), truncated=np.asarray(responses.truncated), step=iteration,
+        reward=raw, num_tokens=lengths.astype(np.int32), truncated=truncated, step=iteration,
         **columns)
     seconds = sum(watch.seconds.values())
+    # From here on of all processes.
+    raw, missed, lengths, truncated = distributed.whole((placed[0], placed[3], responses.lengths, responses.truncated))
+    distinct = distributed.num_distinct(texts, task.mesh) if writer.split else len(set(texts))
     row = {
         'reward': raw.mean(), 'reward_std': raw.std(),
         'reward_normalised': normalised.mean(), 'reward_normalised_std': normalised.std(),
         **metrics, **{name: value for name, value in update_metrics.items() if name not in metrics},
         'kl_coef': learner['kl_coef'],
-        'response_length': lengths.mean(), 'truncation_rate': np.asarray(responses.truncated).mean(),
-        'distinct_texts': len(set(texts)) / len(texts),
+        'response_length': lengths.mean(), 'truncation_rate': truncated.mean(),
+        'distinct_texts': distinct / settings.rollout_size,
         **({'form_missed': missed.mean()} if 'in_form' in columns else {}),
         'tokens_per_second': lengths.sum() / seconds,
+        **utilisation.metrics(utilisation.align_flops(task.language.model.config, num_prompt_tokens + lengths.sum(),
+                                                      settings.learner.epochs), seconds),
         'compiles': num_compiles() - compiles,
         **{f'seconds_{name}': value for name, value in watch.seconds.items()},
     }

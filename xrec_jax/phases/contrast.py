@@ -11,16 +11,15 @@ NAME_form (`language.forms`).
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from xrec_jax.data import tables
 from xrec_jax.language import chat, forms, prompts, tokenizers
 from xrec_jax.language.prompts import Prompt, Shown
 from xrec_jax.phases.task import Task
+from xrec_jax.runs import files, progress
 from xrec_jax.runs.state import RunState
 
 
@@ -50,10 +49,10 @@ def contrast_of(task: Task, state: RunState) -> Contrast:
 
 
 @functools.lru_cache(maxsize=2)
-def _contrast(task: Task, path: pathlib.Path | None) -> Contrast:
+def _contrast(task: Task, path: files.Path | None) -> Contrast:
     profiles = read_profiles(task, path)
     limit = task.language.model.config.max_position_embeddings - task.config.generate.max_length
-    limit -= task.config.soft_prompt.tokens
+    limit -= task.soft_tokens
 
     def fit(split: str, kind: str) -> chat.Fitted:
         write = lambda rows, kept: chat.encode(task.language.tokenizer,
@@ -62,7 +61,12 @@ def _contrast(task: Task, path: pathlib.Path | None) -> Contrast:
 
     fitted = {split: {kind: fit(split, kind) for kind in task.kinds} for split in task.examples}
     longest = max(len(ids) for of_split in fitted.values() for one in of_split.values() for ids in one.ids)
-    return Contrast(fitted, min(-(-longest // 32) * 32, limit))
+    contrast = Contrast(fitted, min(-(-longest // 32) * 32, limit))
+    for split, lost in contrast.shortened().items():
+        if lost['prompts']:
+            progress.say(f'{split}: {lost["prompts"]:,} of {2 * len(task.examples[split].user):,} prompts were too long '
+                         f'for the context and lost their oldest history items, {lost["items"]:,} in all')
+    return contrast
 
 
 def contrast_prompts(task: Task, profiles: Sequence[str], split: str, kind: str, rows: np.ndarray, kept: np.ndarray
@@ -86,11 +90,11 @@ def _shown(task: Task, profiles: tuple[str, ...]) -> dict[bool, list[Shown]]:
     return {good: [Shown(*each, liked=good) for each in zip(task.titles, attributes, profiles)] for good in (True, False)}
 
 
-def read_profiles(task: Task, path: pathlib.Path | None) -> list[str]:
+def read_profiles(task: Task, path: files.Path | None) -> list[str]:
     """By row of the items table; titles with attributes where no profile was written."""
     texts = list(task.item_texts)
     if path is not None:
-        table = pq.read_table(path, columns=['item_id', 'text'])
+        table = files.read_table(path, columns=['item_id', 'text'])
         rows = tables.rows(table['item_id'], task.dataset.items['item_id'])
         for row, text in zip(rows, table['text'].to_pylist()):
             texts[row] = text or texts[row]

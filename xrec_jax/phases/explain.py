@@ -16,11 +16,11 @@ import ml_collections
 import numpy as np
 
 from xrec_jax.errors import UserError, nearest
-from xrec_jax.parallel import sharding
+from xrec_jax.parallel import distributed, sharding
 from xrec_jax.phases import contrast, explain_bounds, explain_profiles, explain_requests, writing
 from xrec_jax.phases.task import Task
 from xrec_jax.rl import rewards
-from xrec_jax.runs import progress, store
+from xrec_jax.runs import preemption, progress, store
 from xrec_jax.runs.explanations import ExplanationWriter, read_explanations
 from xrec_jax.runs.state import RunState
 
@@ -39,7 +39,7 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
         return OTHERS[writes].run(task, state, phase, index, settings)
     key = jax.random.fold_in(jax.random.key(task.seed), index)
     adapter = state.adapter if settings.adapter else None
-    writer = ExplanationWriter(task.workdir, phase)
+    writer = ExplanationWriter(task.workdir, phase, split=True)
     batches = [(split, rows) for split in settings.splits for rows in _batches(task, split, index, settings)]
     if not writer.finished:
         done = writer.last_step
@@ -48,11 +48,15 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
                           'texts') as advance:
             for step, (split, rows) in enumerate(batches[done:], done + 1):
                 _explain(task, state, adapter, split, rows, jax.random.fold_in(key, step), step, settings, writer)
-                if step % settings.checkpoint_every == 0 or step == len(batches):
+                stop = preemption.requested()
+                if stop or step % settings.checkpoint_every == 0 or step == len(batches):
                     writer.flush(step)
+                if stop:
+                    preemption.leave(phase, step)
                 advance(len(rows))
         writer.finish()
-    store.publish(task.workdir, writer.path)
+    if distributed.is_main():
+        store.publish(task.workdir, writer.path)
     progress.say(summary(task, phase, settings, writer))
     return state.replace(explanations=state.explanations | {phase: writer.path})
 
@@ -81,10 +85,12 @@ def _batches(task: Task, split: str, index: int, settings: ml_collections.Config
 
 def _explain(task: Task, state: RunState, adapter, split: str, rows: np.ndarray, key: jax.Array, step: int, settings,
              writer: ExplanationWriter) -> None:
-    count = len(rows)
     filled = np.resize(rows, settings.batch_size)  # the last batch is filled up: one static shape
     prefix = writing.soft_prefix(task, state, split, filled) if settings.adapter else None
     examples = task.examples[split]
+    here = distributed.rows_here(task.mesh, len(filled))  # of this process, as all rows and texts below
+    mine, rows = filled[here], rows[here[here < len(rows)]]
+    count = len(rows)
     for kind in task.kinds:
         kind_key = key if len(task.kinds) == 1 else jax.random.fold_in(key, task.kinds.index(kind))
         responses = writing.write(task, adapter, writing.prompt_batch(task, state, split, filled, (kind,)), kind_key,
@@ -92,16 +98,16 @@ def _explain(task: Task, state: RunState, adapter, split: str, rows: np.ndarray,
         texts = writing.texts_of(task, responses)
         columns = {}
         if task.explains_examples:
-            scores = writing.llm_scores(task, split, filled, texts)[:count]
+            scores = writing.llm_scores(task, split, mine, texts)[:count]
             columns = {'llm_score': scores, 'reward': np.asarray(rewards.lc_reward(examples.label[rows], scores))}
         else:
             columns = {'in_form': contrast.in_form(task, split, kind, rows, texts[:count])}
+        lengths, truncated = distributed.part_here((responses.lengths, responses.truncated), task.mesh)
         writer.add(
             user_id=task.dataset.users['user_id'].take(examples.user[rows]),
             item_id=task.dataset.items['item_id'].take(examples.item[rows]),
             kind=kind, split=split, example=rows.astype(np.int32), text=texts[:count],
-            num_tokens=np.asarray(responses.lengths)[:count].astype(np.int32),
-            truncated=np.asarray(responses.truncated)[:count], step=step,
+            num_tokens=lengths[:count].astype(np.int32), truncated=truncated[:count], step=step,
             vector=writing.encode(task, texts[:count]) if settings.encode else None, **columns)
 
 

@@ -11,14 +11,12 @@ of a validation or test pair. `profile.reviews=0` leaves them out.
 """
 
 import hashlib
-import pathlib
 from collections.abc import Sequence
 
 import jax
 import ml_collections
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from xrec_jax.data import tables
 from xrec_jax.errors import UserError
@@ -27,7 +25,7 @@ from xrec_jax.language.checkpoint_files import fingerprint
 from xrec_jax.language.prompts import Shown
 from xrec_jax.phases import writing
 from xrec_jax.phases.task import Task, model_directory
-from xrec_jax.runs import progress
+from xrec_jax.runs import files, preemption, progress
 from xrec_jax.runs.parts import PartsWriter
 from xrec_jax.runs.state import RunState
 
@@ -61,7 +59,7 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
 
     fitted = chat.fit(write, np.array([len(reviews.get(item, ())) for item in items]), limit)
     name = version(_model(task), f'{sampling} {own.stop!r}', fitted.ids)
-    path = pathlib.Path(own.store or task.workdir / 'profiles').expanduser() / f'{name}.parquet'
+    path = (files.as_path(own.store) if own.store else task.workdir / 'profiles') / f'{name}.parquet'
     writer = PartsWriter(path, SCHEMA)
     if writer.finished:
         progress.say(f'{phase}: profiles of {len(items):,} items as they stand in {path}')
@@ -82,8 +80,10 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
                        truncated=np.asarray(responses.truncated), num_reviews=fitted.kept[part].astype(np.int32),
                        model=str(task.config.language.model), prompt=task.config.prompt.profile, version=name)
             writer.flush(step)
+            if preemption.requested():
+                preemption.leave(phase, step)
     writer.finish()
-    table = pq.read_table(path)
+    table = files.read_table(path)
     progress.say(f'{phase}: profiles of {len(table):,} items, {np.mean(table["num_tokens"].to_numpy()):.1f} tokens each, '
                  f'{np.mean(table["truncated"].to_numpy(zero_copy_only=False)):.1%} truncated, '
                  f'{np.mean(table["num_reviews"].to_numpy() == 0):.1%} without a review to go by; in {path}')

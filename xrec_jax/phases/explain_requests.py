@@ -17,11 +17,12 @@ import numpy as np
 from xrec_jax.errors import UserError, nearest
 from xrec_jax.language import endpoint as endpoints
 from xrec_jax.language import instructions
+from xrec_jax.parallel import distributed
 from xrec_jax.phases import cases, requests, writing
 from xrec_jax.phases.requests import Requests
 from xrec_jax.phases.settings import settings_of
 from xrec_jax.phases.task import Task
-from xrec_jax.runs import progress
+from xrec_jax.runs import files, preemption, progress
 from xrec_jax.runs.explanations import ExplanationWriter, read_explanations
 from xrec_jax.runs.state import RunState
 from xrec_jax.runs.summary import update_summary
@@ -66,6 +67,9 @@ def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str
                                 f'{nearest(settings.generator, group.generators)}')
     if settings.writer == 'endpoint':
         endpoints.endpoint(settings.endpoint.to_dict())
+        if files.is_remote(task.workdir):
+            raise UserError(f'explain({settings.name}): the answers of an endpoint are kept in a file that grows, which '
+                            'a bucket does not have; choose a --workdir on a disk.')
     if settings.writer == 'model' and settings.adapter and not any(
             settings_of(task.config, 'tune', entry[5:-1]).adapter_name == settings.adapter
             for entry in earlier if entry.startswith('tune(')):
@@ -97,6 +101,8 @@ def _by_model(task: Task, state: RunState, phase: str, index: int, settings, wan
                  num_tokens=np.asarray(responses.lengths, np.int32), truncated=np.asarray(responses.truncated))
             count += int(responses.lengths.sum())
             writer.flush(step)
+            if preemption.requested():
+                preemption.leave(phase, step)
     if count:
         seconds = time.perf_counter() - start
         prefilled = sum(map(len, rows[done * size:]))
@@ -126,7 +132,9 @@ def _by_endpoint(task: Task, state: RunState, phase: str, index: int, settings, 
     endpoint = endpoints.endpoint(settings.endpoint.to_dict())
     prompts = requests.texts(task, wanted, changes(settings))
     with progress.bar(phase, len(prompts), 0, 'texts') as advance:
-        answers = endpoints.ask(endpoint, prompts, task.workdir / 'answers' / f'{phase}.jsonl', advance)
+        # Process 0 asks; the others then find all answers in the file.
+        answers = distributed.main_first(lambda: endpoints.ask(
+            endpoint, prompts, task.workdir / 'answers' / f'{phase}.jsonl', advance))
     progress.say(f'{phase}: ' + ', '.join(f'{name.replace("_", " ")} {value}' for name, value in answers.summary.items()
                                           if value not in (None, 0)))
     _add(writer, wanted, np.arange(len(wanted)), [' '.join(text.split()) for text in answers.texts], step=1,

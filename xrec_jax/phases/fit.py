@@ -24,7 +24,7 @@ from xrec_jax.phases import fit_predictor, fit_ranking, models
 from xrec_jax.phases.task import Task
 from xrec_jax.recommenders import sweep
 from xrec_jax.recommenders.training import State, finished
-from xrec_jax.runs import progress
+from xrec_jax.runs import preemption, progress
 from xrec_jax.runs.checkpoints import Checkpoints
 from xrec_jax.runs.files import write_whole
 from xrec_jax.runs.state import Fitted, RunState
@@ -116,8 +116,11 @@ def _train(task: Task, training, name: str, key: jax.Array, settings: ml_collect
             def on_epoch(fitted: State, metrics: dict[str, float]) -> None:
                 epoch = metrics.pop('epoch')
                 task.metrics.write(name, epoch, metrics)
-                if epoch % settings.checkpoint_every == 0 or finished(fitted, training.config):
+                stop = preemption.requested()
+                if stop or epoch % settings.checkpoint_every == 0 or finished(fitted, training.config):
                     checkpoints.save(epoch, fitted)
+                if stop:
+                    preemption.leave(name, epoch)
                 advance(note=f'{training.config.monitor} {abs(metrics["score"]):.4f}')
 
             return training.fit(fitted, on_epoch)

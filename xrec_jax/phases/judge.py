@@ -5,9 +5,10 @@
   `named_share`  how many explanations name an attribute that truly decided (simulated worlds)
   `attention`    of a scorer with RecPIE's rating network: what each input gets (`judge_attention`)
   `examples`     a few explanations before and after, side by side
-All of it goes to `summary.json` too, the table also to `table.csv` and `table.md`. Without `judge.before`
-and `judge.after` there are no explanations to look at. Pairs and attributes of LLMXRec are judged in `judge_pairs` and
-`judge_attributes`, texts in `judge_text`. Every score is of an explanation written without the label.
+All of it goes to `summary.json` too, the table also to `table.csv` and `table.md`, each prediction to
+`predictions.parquet`. Without `judge.before` and `judge.after` there are no explanations to look at. Pairs and attributes
+of LLMXRec are judged in `judge_pairs` and `judge_attributes`, texts in `judge_text`. Every score is of an explanation
+written without the label.
 """
 
 import csv
@@ -27,7 +28,7 @@ from xrec_jax.data import protocols
 from xrec_jax.errors import UserError, nearest
 from xrec_jax.metrics import attributes
 from xrec_jax.metrics.spread import spread
-from xrec_jax.phases import judge_attention, judge_attributes, judge_pairs, judge_text, scorers
+from xrec_jax.phases import contrast, judge_attention, judge_attributes, judge_pairs, judge_text, predictions, scorers
 from xrec_jax.phases.scorers import SPLITS, SUMMARY, Figures
 from xrec_jax.phases.task import Task
 from xrec_jax.runs import progress
@@ -72,10 +73,12 @@ def _scored(task: Task, state: RunState, settings: ml_collections.ConfigDict) ->
         'positive_rate': {split: protocols.positive_rate(rows) for split, rows in task.examples.items()},
         'unseen_in_training': {split: scorers.unseen(task, split) for split in SPLITS},
         'fallbacks': fallbacks,
-        'shortened_prompts': task.shortened if task.explains_examples else None,
+        'shortened_prompts': _shortened(task, state),
         'named_decisive_attribute': {
             side: {split: named_share(task, split, texts[side][split]) for split in SPLITS} for side in sides} or None,
     }
+    if scores:
+        predictions.write(task, settings.task, scores)
     if settings.get('attention', ''):
         summary['attention'] = judge_attention.run(task, state, settings.scorers[settings.attention], scores[
             settings.attention])
@@ -92,6 +95,13 @@ def _scored(task: Task, state: RunState, settings: ml_collections.ConfigDict) ->
         _say_named(summary['named_decisive_attribute'])
         progress.CONSOLE.print(examples(task, settings, texts['before']['test'], texts['after']['test'], scores))
     return summary
+
+
+def _shortened(task: Task, state: RunState) -> dict | None:
+    """By split: prompts that were too long for the context; None in runs that explain no examples."""
+    if task.explains_examples:
+        return task.shortened
+    return contrast.contrast_of(task, state).shortened() if task.kinds else None
 
 
 def measure(task: Task, state: RunState, settings: ml_collections.ConfigDict

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from xrec_jax.data import protocols
 from xrec_jax.errors import UserError
 from xrec_jax.metrics import permutation
-from xrec_jax.phases import scorers
+from xrec_jax.phases import predictions, scorers
 from xrec_jax.phases.task import Task
 from xrec_jax.recommenders.recpie import TOKENS
 from xrec_jax.runs import progress
@@ -61,10 +61,5 @@ def summarise(examples: protocols.Examples, received: dict[str, np.ndarray]) -> 
 
 
 def _table(task: Task, split: str, received: dict[str, np.ndarray], scores: np.ndarray) -> pa.Table:
-    examples, dataset = task.examples[split], task.dataset
-    return pa.table({
-        'user_id': dataset.users['user_id'].take(pa.array(examples.user)),
-        'item_id': dataset.items['item_id'].take(pa.array(examples.item)),
-        'split': pa.array([split] * len(examples.user), pa.string()),
-        'rating': examples.rating, 'liked': examples.label > 0.5, 'prediction': scores.astype(np.float32),
-        **{token: received[token].astype(np.float32) for token in TOKENS}})
+    return pa.table({**predictions.example_columns(task, split), 'prediction': scores.astype(np.float32),
+                     **{token: received[token].astype(np.float32) for token in TOKENS}})

@@ -12,7 +12,6 @@ import jax
 import ml_collections
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import rich.table
 
 from xrec_jax.errors import UserError, nearest
@@ -22,7 +21,7 @@ from xrec_jax.language.json_answers import parse_answer
 from xrec_jax.metrics import inferred
 from xrec_jax.phases import requests, writing
 from xrec_jax.phases.task import Task
-from xrec_jax.runs import progress
+from xrec_jax.runs import files, progress
 from xrec_jax.runs.parts import PartsWriter
 from xrec_jax.runs.state import RunState
 
@@ -90,7 +89,7 @@ def _answers(task: Task, state: RunState, phase: str, settings: ml_collections.C
                 writer.flush(step)
         writer.finish()
     return {(row['model'], row['attributes'], row['example']): row['answer']
-            for row in pq.read_table(writer.path).to_pylist()}
+            for row in files.read_table(writer.path).to_pylist()}
 
 
 def _ask(task: Task, state: RunState, settings: ml_collections.ConfigDict, adapter: str, name: str,

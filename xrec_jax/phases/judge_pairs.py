@@ -20,7 +20,6 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import rich.table
 
 from xrec_jax.analysis import output, win_ratio
@@ -36,7 +35,7 @@ from xrec_jax.parallel import sharding
 from xrec_jax.phases import requests
 from xrec_jax.phases.settings import settings_of
 from xrec_jax.phases.task import Task
-from xrec_jax.runs import progress
+from xrec_jax.runs import files, progress
 from xrec_jax.runs.explanations import newest, read_explanations
 from xrec_jax.runs.parts import PartsWriter
 from xrec_jax.runs.state import RunState
@@ -204,7 +203,7 @@ def compare(task: Task, state: RunState, phase: str, settings: ml_collections.Co
     """The verdicts (`SCHEMA`) on all pairs of generators, in both orders."""
     writer = PartsWriter(task.workdir / 'judgements' / f'{phase}.parquet', SCHEMA)
     if writer.finished:
-        return pq.read_table(writer.path)
+        return files.read_table(writer.path)
     names = [title for title, _ in settings.generators]
     texts = {}
     for name, written in settings.generators:
@@ -229,7 +228,7 @@ def compare(task: Task, state: RunState, phase: str, settings: ml_collections.Co
                        first=[first for _, first, _ in part], second=[second for _, _, second in part],
                        log_odds=odds.astype(np.float32), step=step)
             writer.flush(step)
-    return pq.read_table(writer.finish())
+    return files.read_table(writer.finish())
 
 
 def _spread(groups: Sequence[str], most: int) -> list[int]:
@@ -260,8 +259,7 @@ def told(task: Task, phase: str, settings: ml_collections.ConfigDict, table: pa.
     if settings.reference:
         rows = against_reference(table, names, settings.reference, task.seed)
         progress.CONSOLE.print(output.table(rows, f'{phase}: {settings.condition}, against {settings.reference}'))
-        path = win_ratio.write(task.workdir / 'analysis', phase, rows, settings.reference, settings.condition)
-        progress.say(f'{phase}: written to {path}')
+        win_ratio.write(task.workdir / 'analysis', phase, rows, settings.reference, settings.condition)
         return {'conditions': rows}
     reports = {group: pairwise.report(verdicts_of(table, group, names), names, seed=task.seed)
                for group in table['group'].unique().to_pylist()}

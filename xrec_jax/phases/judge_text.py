@@ -23,7 +23,6 @@ import ml_collections
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import rich.table
 
 from xrec_jax.data import aspects, protocols, tables
@@ -32,7 +31,7 @@ from xrec_jax.language import bart, text_scores
 from xrec_jax.language.checkpoint_files import read_config
 from xrec_jax.metrics import text as text_metrics
 from xrec_jax.phases.task import DTYPES, Task
-from xrec_jax.runs import progress
+from xrec_jax.runs import files, progress
 from xrec_jax.runs.explanations import newest, read_explanations
 from xrec_jax.runs.parts import PartsWriter
 from xrec_jax.runs.state import RunState
@@ -56,7 +55,7 @@ BASE = 'language'  # `texts.scorer`: the run's own base model
 def run(task: Task, state: RunState, phase: str, settings: ml_collections.ConfigDict) -> dict:
     """Scores, prints the table, and returns its figures for `summary.json`."""
     written = {name: read_explanations(newest(state.explanations, name)) for name in settings.texts.explanations}
-    rows = collect(task, written, tuple(settings.texts.splits), settings.texts.num_terms)
+    rows = collect(task.dataset, written, tuple(settings.texts.splits), settings.texts.num_terms)
     for line in said(rows, task.dataset.name):
         progress.say(f'{phase}: {line}')
     scorer = None
@@ -64,7 +63,7 @@ def run(task: Task, state: RunState, phase: str, settings: ml_collections.Config
     if not writer.finished:
         scorer = make_scorer(task, settings.texts.scorer)
         scored(rows, scorer, writer, phase)
-    table = pq.read_table(writer.path)
+    table = files.read_table(writer.path)
     names = [scorer_name(settings.texts.scorer), settings.texts.scorer]
     if settings.texts.scorer == BASE:
         names[1] = task.config.language.model
@@ -119,7 +118,7 @@ def make_scorer(task: Task, scorer: str) -> text_scores.Scorer | None:
 # ---------------------------------------------------------------------------------------------- rows
 
 
-def collect(task: Task, written: Mapping[str, pa.Table], splits: Sequence[str], num_terms: int) -> pa.Table:
+def collect(dataset: tables.Dataset, written: Mapping[str, pa.Table], splits: Sequence[str], num_terms: int) -> pa.Table:
     """The explanations (name of their phase → table) with reference and terms: `SCHEMA` without scores and step.
 
     splits: which examples count; what was written to other requests counts always.
@@ -131,7 +130,7 @@ def collect(task: Task, written: Mapping[str, pa.Table], splits: Sequence[str], 
         table = table.filter(mine).select(['kind', 'user_id', 'item_id', 'text'])
         parts.append(table.add_column(0, 'explanations', pa.array([name] * len(table), pa.string())))
     rows = pa.concat_tables(parts).combine_chunks()
-    reviews, terms = facts(task.dataset, rows['user_id'], rows['item_id'], num_terms)
+    reviews, terms = facts(dataset, rows['user_id'], rows['item_id'], num_terms)
     return rows.append_column('reference', reviews).append_column('terms', terms)
 
 

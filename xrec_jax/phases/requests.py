@@ -21,6 +21,7 @@ from xrec_jax.language import chat, instructions
 from xrec_jax.language.instructions import Recommendation
 from xrec_jax.language.material import recorded as records
 from xrec_jax.language.tokenizers import Tokenizer
+from xrec_jax.parallel import distributed
 from xrec_jax.phases import fit_ranking
 from xrec_jax.phases.task import Task
 from xrec_jax.recommenders import ranking
@@ -50,8 +51,8 @@ def top1(task: Task, state: RunState, settings: ml_collections.ConfigDict) -> Re
         fitted = state.predictors[name]
         data, queries = fit_ranking.make_data(task, fitted.model, fitted.settings)
         query = queries['test']
-        best = np.asarray(ranking.recommend(fitted.model, fitted.params, data, query, 1))[:, 0]
-        users = np.asarray(query.user).reshape(-1)
+        best = distributed.whole(ranking.recommend(fitted.model, fitted.params, data, query, 1))[:, 0]
+        users = distributed.whole(query.user).reshape(-1)
         kept = query.real & (best >= 0)
         if settings.max_rows:
             kept &= np.cumsum(kept) <= settings.max_rows

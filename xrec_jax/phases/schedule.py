@@ -19,7 +19,7 @@ from xrec_jax.errors import UserError, nearest
 from xrec_jax.phases import align, explain, fit, judge, tune
 from xrec_jax.phases.settings import settings_of
 from xrec_jax.phases.task import Task
-from xrec_jax.runs import progress
+from xrec_jax.runs import preemption, progress
 from xrec_jax.runs.state import RunState
 from xrec_jax.runs.summary import add_seconds
 
@@ -64,6 +64,8 @@ def run_schedule(task: Task) -> RunState:
     """Runs all phases of `task.config.schedule`."""
     state = RunState()
     for index, (phase, verb, settings) in enumerate(parse(task.config), 1):
+        if preemption.requested():
+            raise preemption.Stopped(f'before {phase}')
         start = time.perf_counter()
         state = VERBS[verb].run(task, state, phase, index, settings)
         add_seconds(task.workdir, phase, time.perf_counter() - start)

@@ -1,8 +1,8 @@
 """What the table of `judge` has rows of: the language model or a fitted predictor, and their figures.
 
 A scorer is text in the config: 'llm(EXPLAIN)', 'predictor(FIT)' or 'predictor(FIT, EXPLAIN)', by the names of the
-phases that made it and wrote what it reads. `figures` are {split: {metric: [a value of each seed]}}; which metrics
-there are, `judge.task` says, as `fit.task` does:
+phases that made it and wrote what it reads; or 'direct(KEY)', the frozen model asked by the template config.prompt.KEY.
+`figures` are {split: {metric: [a value of each seed]}}; which metrics there are, `judge.task` says, as `fit.task` does:
 
   'click'    AUC, LogLoss, MAE, RMSE of the likes (ExpCTR table 1)
   'rating'   RMSE, MAE of the ratings' place on their scale, and in stars (RecPIE table 1)
@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from xrec_jax.errors import UserError
 from xrec_jax.metrics import ctr, ranking as ranking_metrics, rating
-from xrec_jax.phases import fit_predictor, fit_ranking
+from xrec_jax.phases import direct, fit_predictor, fit_ranking
 from xrec_jax.phases.task import Task
 from xrec_jax.recommenders import ranking, recpie, training
 from xrec_jax.runs.explanations import newest, read_explanations
@@ -43,10 +43,11 @@ def joined_texts(task: Task, table: pa.Table) -> list[str]:
 
 
 def parse(text: str) -> tuple[str, str, str | None]:
-    """'llm(EXPLAIN)', 'predictor(FIT)' or 'predictor(FIT, EXPLAIN)' → kind, name, name of explain."""
-    parts = re.fullmatch(r'(llm|predictor)\((\w+)(?:, *(\w+))?\)', text)
-    if not parts or (parts[1] == 'llm' and parts[3]):
-        raise UserError(f'judge.scorers: "{text}" should be llm(EXPLAIN), predictor(FIT) or predictor(FIT, EXPLAIN).')
+    """'llm(EXPLAIN)', 'direct(KEY)', 'predictor(FIT)' or 'predictor(FIT, EXPLAIN)' → kind, name, name of explain."""
+    parts = re.fullmatch(r'(llm|direct|predictor)\((\w+)(?:, *(\w+))?\)', text)
+    if not parts or (parts[1] != 'predictor' and parts[3]):
+        raise UserError(f'judge.scorers: "{text}" should be llm(EXPLAIN), direct(KEY), predictor(FIT) or '
+                        'predictor(FIT, EXPLAIN).')
     kind, name, written = parts.groups()
     return kind, name, name if kind == 'llm' else written
 
@@ -60,7 +61,7 @@ def phases_of(text: str) -> list[str]:
 def in_order(task: Task, scorers: ml_collections.ConfigDict) -> list[str]:
     """The names of the scorers in the order in which the schedule comes to have them (a config sorts its keys)."""
     schedule = list(task.config.schedule)
-    return sorted(scorers, key=lambda name: max(map(schedule.index, phases_of(scorers[name]))))
+    return sorted(scorers, key=lambda name: max(map(schedule.index, phases_of(scorers[name])), default=-1))
 
 
 def check(task: Task, text: str, judged: str) -> None:
@@ -68,6 +69,8 @@ def check(task: Task, text: str, judged: str) -> None:
     kind, name, _ = parse(text)
     if kind == 'llm' and judged != 'click':
         raise UserError(f'judge.scorers: "{text}" scores clicks, and judge.task is "{judged}".')
+    if kind == 'direct':
+        direct.check(task, name)
     fitted = task.config.get(name, {}).get('task', task.config.get('fit', {}).get('task'))
     if kind == 'predictor' and fitted != judged:
         raise UserError(f'judge.scorers: "{text}" is fitted for fit.task="{fitted}", and judge.task is "{judged}".')
@@ -79,6 +82,8 @@ def predictions(task: Task, state: RunState, text: str) -> dict[str, np.ndarray]
     if kind == 'llm':
         tables = explanations(state, written)
         return {split: table['llm_score'].to_numpy()[None] for split, table in tables.items()}
+    if kind == 'direct':
+        return {split: direct.scores(task, state, name, split)[None] for split in SPLITS}
     predictor = state.predictors[name]
     predict = training.predict if predictor.seeds == 1 else training.predict_of_seeds
 

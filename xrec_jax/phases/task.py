@@ -7,7 +7,6 @@ refused here, before any long work starts.
 import dataclasses
 import functools
 import importlib.resources
-import pathlib
 from typing import Any
 
 import jax
@@ -19,8 +18,9 @@ from xrec_jax.data import catalog, filters, protocols, tables
 from xrec_jax.errors import UserError
 from xrec_jax.language import chat, decoder, lora, prompts, quantize, tokenizers, weights
 from xrec_jax.language.encoders import Encoder, load_encoder
-from xrec_jax.parallel import mesh as meshes
+from xrec_jax.parallel import distributed, mesh as meshes
 from xrec_jax.recommenders import fields as predictor_fields
+from xrec_jax.runs import files
 from xrec_jax.runs.metrics_writer import MetricsWriter
 
 ATTRIBUTES = ('judged', 'named', 'none')  # how prompts show them: `prompts.item_text`
@@ -50,7 +50,7 @@ class Language:
 @dataclasses.dataclass(frozen=True, eq=False)  # by identity, so that methods can be cached
 class Task:
     config: ml_collections.ConfigDict
-    workdir: pathlib.Path
+    workdir: files.Path
     mesh: jax.sharding.Mesh
     metrics: MetricsWriter
     dataset: tables.Dataset | None  # None: a config without `data`, for runs that only tune
@@ -73,6 +73,11 @@ class Task:
             return ()
         prompt = self.config.get('prompt', ())
         return ('reason',) if 'explain' in prompt else KINDS if all(kind in prompt for kind in KINDS) else ()
+
+    @property
+    def soft_tokens(self) -> int:
+        """Virtual tokens before each prompt, 0 in a run without soft prompts."""
+        return self.config.soft_prompt.tokens if 'soft_prompt' in self.config else 0
 
     @functools.cached_property
     def encoder(self) -> Encoder:
@@ -158,12 +163,15 @@ class Task:
         return written
 
 
-def make_task(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Task:
+def make_task(config: ml_collections.ConfigDict, workdir: files.Path) -> Task:
     """Reads, checks and places everything that the phases share."""
     if 'prompt' in config and config.prompt.get('attributes', 'none') not in ATTRIBUTES:
         raise UserError(f'prompt.attributes={config.prompt.attributes!r}: should be one of {", ".join(ATTRIBUTES)}.')
+    if 'soft_prompt' in config and config.soft_prompt.tokens < 0:
+        raise UserError(f'soft_prompt.tokens={config.soft_prompt.tokens}: should be at least 0.')
     mesh = meshes.make_mesh(config.mesh.to_dict())
-    dataset = load_dataset(config.data) if 'data' in config else None
+    # Process 0 first: where nobody has fetched the files yet, the others find them.
+    dataset = distributed.main_first(lambda: load_dataset(config.data)) if 'data' in config else None
     return Task(
         config=config, workdir=workdir, mesh=mesh, metrics=MetricsWriter(workdir), dataset=dataset,
         examples=make_examples(dataset, config) if dataset else {},

@@ -28,7 +28,8 @@ from xrec_jax.language.packing import Encoded, Example
 from xrec_jax.parallel import sharding
 from xrec_jax.phases import judge_pairs, tune_forms
 from xrec_jax.phases.task import Task
-from xrec_jax.runs import progress
+from xrec_jax.planning import utilisation
+from xrec_jax.runs import files, preemption, progress
 from xrec_jax.runs.checkpoints import Checkpoints
 from xrec_jax.runs.compiles import num_compiles
 from xrec_jax.runs.metrics_writer import read_metrics
@@ -213,7 +214,8 @@ def tune_on(task: Task, state: RunState, phase: str, index: int, settings: ml_co
     before, adapter = adapter, run.train(adapter, key)
     if len(unseen):
         say_test(task, phase, run, before, adapter, unseen)
-    peft.save_adapter(task.workdir / 'adapters' / phase, task.language.model.config, adapter, task.language.lora)
+    with files.folder(task.workdir / 'adapters' / phase) as folder:
+        peft.save_adapter(folder, task.language.model.config, adapter, task.language.lora)
     progress.say(summary(task, phase))
     rates = [row['tokens_per_second'] for row in read_metrics(task.metrics.path, phase)]
     update_summary(task.workdir, {f'{phase}-tokens_per_second': float(np.mean(rates))})
@@ -258,7 +260,7 @@ class _Run:
                              settings.packing)
         rows = jax.sharding.NamedSharding(self.task.mesh, jax.sharding.PartitionSpec(None, *sharding.BATCH))
         whole = jax.sharding.NamedSharding(self.task.mesh, jax.sharding.PartitionSpec())
-        return jax.tree.map(lambda x: jax.device_put(x, rows if np.ndim(x) else whole), batch)
+        return jax.tree.map(lambda x: sharding.put(x, rows if np.ndim(x) else whole), batch)
 
     def train(self, adapter: dict, key: jax.Array) -> dict:
         """All epochs, from the newest checkpoint on; the best adapter."""
@@ -282,6 +284,7 @@ class _Run:
                     ends = step % self.steps_per_epoch == 0
                     if ends or step % settings.log_every == 0:
                         row = self.log(now, step) | watch.read()
+                        row |= utilisation.metrics(utilisation.tune_flops(model, row['tokens_per_second']), 1.0)
                         totals = sharding.replicate(tuning.Totals.zeros(), task.mesh)
                         learner |= {'now': now.replace(totals=totals)}
                     if ends:
@@ -291,8 +294,11 @@ class _Run:
                     if row:
                         task.metrics.write(self.phase, step, row)
                     finished = self.finished(learner, step)
-                    if ends or step % settings.checkpoint_every == 0:
+                    stop = preemption.requested()
+                    if stop or ends or step % settings.checkpoint_every == 0:
                         checkpoints.save(step, learner)
+                    if stop:
+                        preemption.leave(self.phase, step)
                     advance(note=f'loss {row["loss"]:.3f}' if row else '')
                     if finished:
                         break

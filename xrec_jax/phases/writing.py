@@ -16,7 +16,7 @@ import numpy as np
 
 from xrec_jax.language import chat, choices, generate, prompts, slots, soft_prompt, tokenizers
 from xrec_jax.language.sampling import SamplingConfig
-from xrec_jax.parallel import sharding
+from xrec_jax.parallel import distributed, sharding
 from xrec_jax.phases import contrast
 from xrec_jax.phases.task import Task
 from xrec_jax.rl import rewards
@@ -32,9 +32,11 @@ def prompt_batch(task: Task, state: RunState, split: str, rows: np.ndarray, kind
                  ) -> tuple[jax.Array, jax.Array]:
     """Tokens and mask [K · B, P] of the prompts of some examples, those of the first kind first, on the mesh."""
     of_kind = task.explain_prompts if task.explains_examples else contrast.contrast_of(task, state).tokens
-    batches = [[array[rows] for array in (of_kind(split) if kind == 'reason' else of_kind(split, kind))]
-               for kind in kinds]
-    return sharding.place_batch(tuple(np.concatenate(arrays) for arrays in zip(*batches)), task.mesh)
+    here, count = distributed.rows_here(task.mesh, len(kinds) * len(rows)), len(rows)
+    batches = [[array[rows[here[here // count == n] - n * count]]
+                for array in (of_kind(split) if kind == 'reason' else of_kind(split, kind))]
+               for n, kind in enumerate(kinds)]
+    return distributed.place_rows(tuple(np.concatenate(arrays) for arrays in zip(*batches)), task.mesh)
 
 
 def soft_prefix(task: Task, state: RunState, split: str, rows: np.ndarray) -> jax.Array | None:
@@ -69,24 +71,28 @@ def write_queue(task: Task, adapter: dict | None, prompts: Sequence[Sequence[int
 
 
 def texts_of(task: Task, responses: generate.Responses) -> list[str]:
-    """The responses as texts, line breaks as blanks."""
-    texts = tokenizers.decode_responses(
-        task.language.tokenizer, np.asarray(responses.tokens), np.asarray(responses.lengths))
+    """The responses as texts, line breaks as blanks; of a batch on the mesh, those of this process."""
+    tokens, lengths = distributed.part_here((responses.tokens, responses.lengths), task.mesh)
+    texts = tokenizers.decode_responses(task.language.tokenizer, tokens, lengths)
     return [' '.join(text.split()) for text in texts]
 
 
 def llm_scores(task: Task, split: str, rows: np.ndarray, texts: Sequence[str]) -> np.ndarray:
-    """s of ExpCTR eq. 8 [B]: does the frozen model, after the reason alone, expect a like?"""
+    """s of ExpCTR eq. 8 [B]: does the frozen model, after the reason alone, expect a like?
+
+    `rows`, `texts` and what comes back are those of this process.
+    """
     examples, settings = task.examples[split], task.config.lc_score
     asked = [prompts.render_roles(task.config.prompt.click, domain=task.dataset.domain, reason=text,
                                   target=task.titles[item])
              for item, text in zip(examples.item[rows], texts)]
     ids = chat.encode(task.language.tokenizer, asked)
-    width = max(_click_width(task), -(-max(map(len, ids)) // 32) * 32)
-    batch = sharding.place_batch(tokenizers.pad(ids, width, 'left'), task.mesh)
+    width = distributed.largest(max(_click_width(task), -(-max(map(len, ids)) // 32) * 32))
+    batch = distributed.place_rows(tokenizers.pad(ids, width, 'left'), task.mesh)
     answers = [[(token,) for token in tokens] for tokens in (task.language.yes, task.language.no)]
     log_probs = choices.score(task.language.model, task.language.variables(None), *batch, answers)
-    return np.asarray(rewards.lc_score(log_probs[:, 0], log_probs[:, 1], settings.temperature, settings.form))
+    scores = rewards.lc_score(log_probs[:, 0], log_probs[:, 1], settings.temperature, settings.form)
+    return distributed.part_here(scores, task.mesh)
 
 
 def _click_width(task: Task) -> int:

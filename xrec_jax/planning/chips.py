@@ -43,6 +43,18 @@ CHIPS = {
     'h200': Chip(141e9, 4800e9, 989e12, 450e9),
 }
 
+# What JAX calls them (`device_kind`).
+KINDS = {
+    'TPU v4': 'v4', 'TPU v5 lite': 'v5e', 'TPU v5e': 'v5e', 'TPU v5': 'v5p', 'TPU v5p': 'v5p', 'TPU v6 lite': 'v6e',
+    'TPU v6e': 'v6e', 'NVIDIA A100-SXM4-40GB': 'a100-40gb', 'NVIDIA A100-SXM4-80GB': 'a100-80gb',
+    'NVIDIA H100 80GB HBM3': 'h100', 'NVIDIA H200': 'h200',
+}
+
+
+def of_device(kind: str) -> Chip | None:
+    """The chip that JAX calls `kind`; None for one that is not in the table, as a CPU."""
+    return CHIPS[KINDS[kind]] if kind in KINDS else None
+
 
 def chip(name: str) -> Chip:
     """The chip called `name`; UserError names the nearest."""

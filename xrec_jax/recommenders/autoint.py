@@ -7,6 +7,10 @@
 
 Explanations z go into the MLP, or without one beside the e of the last layer.
 
+Fields are few and narrow, so a row's products are too small for a matrix unit or for vectors of a CPU. Inside of the
+layers the batch is therefore the last axis: projections are one matrix product over all rows and fields, and sums
+over the few dimensions or fields of a row (`inner`, `mixed`) are written out, elementwise over the batch.
+
 Easy to get wrong: the residual and the ReLU belong to every layer; inner products are not divided by sqrt(d');
 the softmax runs over k; the projections have no bias. An absent field is a zero vector, as a query and as a key.
 RecBole 1.2.1 has PyTorch's attention between two linear layers instead (scaled, with biases, 16 dimensions of both
@@ -21,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from xrec_jax.dropout import Dropout
-from xrec_jax.recommenders.predictor import History, Predictor, dense
+from xrec_jax.recommenders.predictor import History, Predictor
 
 
 class AutoInt(Predictor):
@@ -46,10 +50,10 @@ class AutoInt(Predictor):
         v = self.embeddings(ids, attributes)
         texts = self.texts(text, batch, train)
 
-        fields = v
+        fields = v.transpose(2, 1, 0)  # [D, F, B]
         for n in range(self.num_layers):
             fields = self._interact(fields, n, train)
-        hidden = fields.reshape(batch, -1)
+        hidden = fields.transpose(2, 1, 0).reshape(batch, -1)
         if not self.mlp:
             hidden = jnp.concatenate([hidden, texts], axis=-1)
         logit = self.out(hidden, 'attention_out')
@@ -61,17 +65,50 @@ class AutoInt(Predictor):
         return logit
 
     def _interact(self, fields: jax.Array, n: int, train: bool) -> jax.Array:
-        """Interacting layer n: [B, F, D] → [B, F, heads * d']."""
-
-        def project(name):
-            return dense(self.num_heads * self.attention_dim, ('embed' if n == 0 else None, 'mlp'),
-                         f'{name}_{n}', use_bias=False)(fields)
-
-        def heads(x):  # [B, F, heads, d']
-            return x.reshape(*x.shape[:2], self.num_heads, self.attention_dim)
-
-        query, key, value = (heads(project(name)) for name in ('query', 'key', 'value'))
-        weights = jax.nn.softmax(jnp.einsum('bmhd,bkhd->bhmk', query, key), axis=-1)
+        """Interacting layer n: [D, F, B] → [heads * d', F, B]."""
+        width, axes = self.num_heads * self.attention_dim, ('embed' if n == 0 else None, 'mlp')
+        names = ('query', 'key', 'value', 'residual')
+        kernels = [Kernel((len(fields), width), axes, name=f'{name}_{n}')() for name in names]
+        projected = jnp.einsum('DP,DFB->PFB', jnp.concatenate(kernels, 1), fields)
+        query, key, value, residual = (x.reshape(self.num_heads, self.attention_dim, *x.shape[1:])
+                                       for x in jnp.split(projected, 4))
+        weights = jax.nn.softmax(inner(query, key), axis=2)
         weights = Dropout(self.dropout, deterministic=not train)(weights)
-        mixed = jnp.einsum('bhmk,bkhd->bmhd', weights, value)
-        return nn.relu(mixed.reshape(*fields.shape[:2], -1) + project('residual'))
+        return _whole(nn.relu(mixed(weights, value) + residual).reshape(width, *fields.shape[1:]))
+
+
+class Kernel(nn.Module):
+    """The parameter of a linear layer without a bias: [in, out]."""
+
+    shape: tuple[int, int]
+    axes: tuple[str | None, str | None]
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        return self.param('kernel', nn.with_logical_partitioning(nn.initializers.lecun_normal(), self.axes), self.shape)
+
+
+# Each is the other's derivative. Left to itself, XLA sums the derivatives of slices and broadcasts one by one, and
+# computes what goes into a sum again for each that it goes into: hence the barriers.
+
+_whole = jax.lax.optimization_barrier
+
+
+@jax.custom_vjp
+def inner(x: jax.Array, y: jax.Array) -> jax.Array:
+    """sum_d x_dm y_dk: [H, d, M, B], [H, d, K, B] → [H, M, K, B]."""
+    x, y = _whole((x, y))
+    return _whole(sum(x[:, d, :, None] * y[:, d, None] for d in range(x.shape[1])))
+
+
+@jax.custom_vjp
+def mixed(weights: jax.Array, y: jax.Array) -> jax.Array:
+    """sum_k w_mk y_dk: [H, M, K, B], [H, d, K, B] → [H, d, M, B]."""
+    weights, y = _whole((weights, y))
+    return _whole(sum(weights[:, None, :, k] * y[:, :, k, None] for k in range(y.shape[2])))
+
+
+inner.defvjp(lambda x, y: (inner(x, y), (x, y)),
+             lambda saved, g: (mixed(g, saved[1]), mixed(g.swapaxes(1, 2), saved[0])))
+mixed.defvjp(lambda weights, y: (mixed(weights, y), (weights, y)),
+             lambda saved, g: (inner(g, saved[1]), mixed(saved[0].swapaxes(1, 2), g)))

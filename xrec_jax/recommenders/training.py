@@ -307,10 +307,10 @@ def _logits(model: Predictor, params: Any, fields: Fields, rows: Rows, block: in
 
 
 def _in_blocks(apply: Callable[[Rows], jax.Array], rows: Rows, block: int) -> jax.Array:
-    """`apply` of N rows, `block` at a time: its results [N, ...]."""
+    """`apply` of N rows, at most `block` at a time: its results [N, ...]."""
     num_rows = rows.user.shape[0]
-    block = min(block, num_rows)
     num_blocks = -(-num_rows // block)
+    block = -(-num_rows // num_blocks)  # of even sizes: less is filled up
     pad = num_blocks * block - num_rows
 
     def blocks(x):

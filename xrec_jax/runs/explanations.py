@@ -1,12 +1,11 @@
 """The table of explanations that a phase writes: `explanations/<phase>.parquet`."""
 
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from xrec_jax.runs import files
 from xrec_jax.runs.parts import PartsWriter
 
 SCHEMA = pa.schema([
@@ -28,24 +27,24 @@ SCHEMA = pa.schema([
 
 
 class ExplanationWriter(PartsWriter):
-    """Collects the rows of one phase, part by part."""
+    """Collects the rows of one phase, part by part; `split` as in `PartsWriter`."""
 
-    def __init__(self, workdir: pathlib.Path, phase: str):
-        super().__init__(workdir / 'explanations' / f'{phase}.parquet', SCHEMA)
+    def __init__(self, workdir: files.Path, phase: str, split: bool = False):
+        super().__init__(workdir / 'explanations' / f'{phase}.parquet', SCHEMA, split)
 
     def add(self, *, vector: np.ndarray | None = None, **columns) -> None:
         """Adds rows; columns by the names of `SCHEMA`, `vector` float [N, d] or None."""
         super().add(**columns, **({} if vector is None else {'vector': list(vector)}))
 
 
-def read_explanations(path: pathlib.Path, split: str | Sequence[str] | None = None, kind: str | None = None
+def read_explanations(path: files.Path, split: str | Sequence[str] | None = None, kind: str | None = None
                       ) -> pa.Table:
     """The table of a finished phase, or its rows of one split, of one kind."""
     filters = [(name, '=', value) for name, value in (('split', split), ('kind', kind)) if value is not None]
-    return pq.read_table(path, filters=filters or None)
+    return files.read_table(path, filters or None)
 
 
-def newest(explanations: Mapping[str, pathlib.Path], name: str) -> pathlib.Path:
+def newest(explanations: Mapping[str, files.Path], name: str) -> files.Path:
     """The file of the newest phase `explain(name)` among `RunState.explanations`."""
     return [path for phase, path in explanations.items() if phase.endswith(f'-explain-{name}')][-1]
 

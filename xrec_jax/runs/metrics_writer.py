@@ -5,30 +5,39 @@ leaves the same file as an unbroken one.
 """
 
 import json
-import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from xrec_jax.runs.files import write_whole
+from xrec_jax.runs import files
+from xrec_jax.runs.watch import peak_memory_gib
+
+# How names of figures begin that tell of the process and the machine: they differ from run to run.
+OF_THE_PROCESS = ('seconds', 'tokens_per_second', 'compiles', 'tflops_per_device', 'mfu', 'peak_memory_gib')
 
 
 class MetricsWriter:
-    def __init__(self, workdir: pathlib.Path):
+    """Writes the rows; `observers` are told of each as well (`runs.watch`)."""
+
+    def __init__(self, workdir: files.Path):
         self.path = workdir / 'metrics.jsonl'
+        self.observers: list[Callable[[str, int, Mapping[str, float]], None]] = []
 
     def rewind(self, phase: str, step: int) -> None:
         """Takes out rows of `phase` after `step`, and a last row that was cut off."""
         kept = [row for row in read_metrics(self.path) if row['phase'] != phase or row['step'] <= step]
-        write_whole(self.path, lambda path: path.write_text(''.join(json.dumps(row) + '\n' for row in kept)))
+        files.write_whole(self.path, lambda path: path.write_text(''.join(json.dumps(row) + '\n' for row in kept)))
 
     def write(self, phase: str, step: int, metrics: Mapping[str, Any]) -> None:
         """Appends one row; values become floats."""
-        row = {'phase': phase, 'step': step} | {name: float(value) for name, value in metrics.items()}
-        with open(self.path, 'a') as file:
-            file.write(json.dumps(row) + '\n')
+        values = {name: float(value) for name, value in metrics.items()}
+        if (peak := peak_memory_gib()) is not None:
+            values['peak_memory_gib'] = peak
+        files.append(self.path, json.dumps({'phase': phase, 'step': step} | values) + '\n')
+        for observe in self.observers:
+            observe(phase, step, values)
 
 
-def read_metrics(path: pathlib.Path, phase: str | None = None) -> list[dict]:
+def read_metrics(path: files.Path, phase: str | None = None) -> list[dict]:
     """All whole rows of a metrics file, or those of one phase."""
     if not path.exists():
         return []

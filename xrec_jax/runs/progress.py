@@ -45,6 +45,11 @@ def say(line: str) -> None:
     CONSOLE.print(line, markup=False, soft_wrap=True)
 
 
+def warn(line: str) -> None:
+    """Prints one line that a person should look at."""
+    say(f'warning: {line}')
+
+
 class Stopwatch:
     """Seconds by name: `with watch('decode'): …`; `seconds` sums them up."""
 

@@ -1,11 +1,12 @@
 """What a run has learned so far: the value that phases take and return."""
 
 import dataclasses
-import pathlib
 from typing import Any
 
 from flax import linen as nn
 import ml_collections
+
+from xrec_jax.runs import files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +28,8 @@ class RunState:
     value_head: dict | None = None
     predictors: dict[str, Fitted] = dataclasses.field(default_factory=dict)  # by name
     soft_prompt: dict | None = None  # 'projection' and 'consumers' (`language.soft_prompt`), as `align` left them; or None
-    profiles: pathlib.Path | None = None  # of items, that the language model wrote
-    explanations: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)  # by phase, oldest first
+    profiles: files.Path | None = None  # of items, that the language model wrote
+    explanations: dict[str, files.Path] = dataclasses.field(default_factory=dict)  # by phase, oldest first
 
     @property
     def adapter(self) -> dict | None:

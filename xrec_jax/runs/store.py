@@ -6,24 +6,22 @@ finding a pair is two dozen comparisons whatever the size. A later phase's expla
 earlier one's; pairs that it did not write stay.
 """
 
-import pathlib
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from xrec_jax.errors import UserError, nearest
-from xrec_jax.runs.files import write_whole
+from xrec_jax.runs import files
 
 COLUMNS = ('user_id', 'item_id', 'kind', 'text', 'split', 'in_form', 'llm_score', 'truncated')
 SCHEMA_ADDED = pa.field('phase', pa.string())  # that wrote it
 ROWS = 1 << 20  # of a record batch
 
 
-def publish(workdir: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
+def publish(workdir: files.Path, path: files.Path) -> files.Path:
     """Puts the explanations of a phase's file `path` into the store of a run; its path."""
-    new = pq.read_table(path, columns=list(COLUMNS))
+    new = files.read_table(path, columns=list(COLUMNS))
     new = new.append_column(SCHEMA_ADDED, pa.array([path.stem] * len(new), pa.string()))
     store = workdir / 'store' / 'explanations.arrow'
     if store.exists():
@@ -35,19 +33,19 @@ def publish(workdir: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
     order = np.lexsort((np.arange(len(new)), *(_ranks(new[name]) for name in ('item_id', 'user_id'))))
     new = new.take(pa.array(order)).combine_chunks()
 
-    def write(partial: pathlib.Path) -> None:
+    def write(partial: files.Path) -> None:
         with pa.OSFile(str(partial), 'wb') as file, pa.ipc.new_file(file, new.schema) as writer:
             for batch in new.to_batches(max_chunksize=ROWS):
                 writer.write_batch(batch)
 
-    write_whole(store, write)
+    files.write_whole(store, write)
     return store
 
 
 class Store:
     """The stored explanations of a run."""
 
-    def __init__(self, workdir: pathlib.Path):
+    def __init__(self, workdir: files.Path):
         path = workdir / 'store' / 'explanations.arrow'
         if not path.exists():
             raise UserError(f'{workdir} holds no stored explanations (store/explanations.arrow): its schedule has not '
@@ -86,9 +84,9 @@ class Store:
         return low
 
 
-def _read(path: pathlib.Path) -> pa.Table:
+def _read(path: files.Path) -> pa.Table:
     try:
-        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        return pa.ipc.open_file(path.read_bytes() if files.is_remote(path) else pa.memory_map(str(path))).read_all()
     except pa.ArrowInvalid as error:
         raise UserError(f'{path}: damaged ({error}); delete it, and run the same train command again.') from error
 

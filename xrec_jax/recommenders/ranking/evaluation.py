@@ -11,6 +11,7 @@ from jax.sharding import Mesh, PartitionSpec as P
 import numpy as np
 
 from xrec_jax.metrics import ranking as metrics
+from xrec_jax.parallel import distributed
 from xrec_jax.parallel.sharding import RULES
 from xrec_jax.recommenders import tables
 from xrec_jax.recommenders.ranking.data import Data, Queries, histories
@@ -78,7 +79,7 @@ def evaluate(model: nn.Module, params: Any, data: Data, queries: Queries, ks: tu
              ) -> dict[str, float]:
     """The figures of `metrics.ranking.ranking_metrics` over all items; any of `ks` may be above their number."""
     real = queries.real
-    top = np.asarray(recommend(model, params, data, queries, max(ks)))[real]
+    top = distributed.whole(recommend(model, params, data, queries, max(ks)))[real]
     held_out = np.asarray(queries.held_out).reshape(len(real), -1)[real]
     return metrics.ranking_metrics(top, held_out, data.counts.shape[0], ks)
 

@@ -1,0 +1,339 @@
+"""RecPIE's schedule on a random language model: what it leaves, that it resumes, what enters prompts, bad input."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from configs import recpie
+from tests.phases.small import resumed, save_language_model, small_recpie, stop_writers
+from xrec_jax.data import protocols, tables
+from xrec_jax.data.readers import simulated
+from xrec_jax.errors import UserError
+from xrec_jax.language import prompts
+from xrec_jax.language.prompts import Shown
+from xrec_jax.parallel import mesh as meshes
+from xrec_jax.phases import (align, contrast, explain_bounds, explain_profiles, fit_predictor, judge_attention,
+                             schedule, task as tasks)
+from xrec_jax.phases.settings import settings_of
+from xrec_jax.recommenders import training
+from xrec_jax.runs.explanations import newest, read_explanations
+from xrec_jax.runs.metrics_writer import read_metrics
+from xrec_jax.runs.parts import PartsWriter
+from xrec_jax.runs.store import Store
+from xrec_jax.runs.workdir import open_workdir
+
+OF_THE_PROCESS = ('seconds', 'tokens_per_second', 'compiles')
+
+
+@pytest.fixture(scope='module')
+def language_model(tmp_path_factory):
+    return save_language_model(tmp_path_factory.mktemp('model'))
+
+
+@pytest.fixture(scope='module', autouse=True)
+def one_device():
+    make = meshes.make_mesh
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(meshes, 'make_mesh', lambda sizes: make(sizes, jax.devices()[:1]))
+        yield
+
+
+def run(config, workdir):
+    task = tasks.make_task(config, workdir)
+    schedule.check_schedule(task)
+    open_workdir(str(workdir), config)
+    return task, schedule.run_schedule(task)
+
+
+@pytest.fixture(scope='module')
+def unbroken(language_model, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp('runs') / 'unbroken'
+    return workdir, *run(short_config(language_model), workdir)
+
+
+def short_config(language_model):
+    """One alternation, without the networks that only bound it: each costs a compilation."""
+    config = small_recpie(language_model)
+    config.schedule = ('explain(profiles)', *recpie.FIRST, *recpie.LAST, 'judge(table)')
+    config.judge.scorers = {name: config.judge.scorers[name] for name in ('Frozen LLM', 'RecPIE')}
+    config.judge.before.scorers = ('Frozen LLM',)
+    return config
+
+
+def hand_task(dataset, config, **changes):
+    """A task without a language model, on a dataset made by hand."""
+    examples = tasks.make_examples(dataset, config)
+    return tasks.Task(config=config, workdir=None, mesh=None, metrics=None, dataset=dataset, examples=examples,
+                      language=None, **changes)
+
+
+# ---------------------------------------------------------------------------------- a whole run
+
+
+def test_a_run_leaves_its_table_attention_profiles_and_store(unbroken):
+    workdir, task, state = unbroken
+    assert {path.name for path in workdir.iterdir()} == {
+        'attention.parquet', 'checkpoints', 'config.json', 'explanations', 'metrics.jsonl', 'profiles', 'store',
+        'summary.json', 'table.csv', 'table.md'}
+    summary = json.loads((workdir / 'summary.json').read_text())
+    assert set(summary['rating']) == {'Frozen LLM', 'RecPIE'}
+    for figures in summary['rating'].values():
+        assert set(figures['test']) == {'rmse', 'mae', 'rmse_stars', 'mae_stars'} and 0 < figures['test']['rmse'] < 1
+    attention = pq.read_table(workdir / 'attention.parquet').to_pandas()
+    assert len(attention) == sum(len(task.examples[split].user) for split in ('valid', 'test'))
+    received = attention[list(judge_attention.TOKENS)].to_numpy()
+    np.testing.assert_allclose(received.sum(1), 1, rtol=1e-5)
+    assert (received > 0).all() and summary['attention']['test']['high']['pos'] == pytest.approx(
+        attention.query('split == "test" and liked')['pos'].mean(), rel=1e-5)
+
+
+def test_both_kinds_are_written_for_every_pair_of_every_split(unbroken):
+    workdir, task, state = unbroken
+    for name in ('frozen', 'contrast'):
+        table = read_explanations(newest(state.explanations, name)).to_pandas()
+        for split, examples in task.examples.items():
+            for kind in task.kinds:
+                rows = table.query('split == @split and kind == @kind')
+                np.testing.assert_array_equal(np.sort(rows['example']), np.arange(len(examples.user)))
+                assert rows['in_form'].notna().all() and all(len(vector) == 32 for vector in rows['vector'])
+    store = Store(workdir)
+    user, item = (task.dataset.users['user_id'][int(task.examples['test'].user[0])].as_py(),
+                  task.dataset.items['item_id'][int(task.examples['test'].item[0])].as_py())
+    found = store.find(user, item)
+    assert [row['kind'] for row in found] == ['positive', 'negative']
+    assert {row['phase'] for row in found} == {newest(state.explanations, 'contrast').stem}
+
+
+def test_alignment_moves_adapter_and_projection_and_logs_the_form(unbroken):
+    workdir, task, state = unbroken
+    assert np.abs(state.soft_prompt['projection']['kernel']).max() > 0
+    assert state.soft_prompt['consumers'].shape == (12, 4)
+    rows = read_metrics(workdir / 'metrics.jsonl', '04-align-first')
+    assert [row['step'] for row in rows] == [1, 2]
+    for row in rows:
+        assert row['first_ratio_error'] < 1e-5 and row['sampler_difference_max'] < 1e-4
+        assert 0.5 <= row['reward'] <= 1 and 0 <= row['form_missed'] <= 1
+    texts = read_explanations(state.explanations['04-align-first'])
+    assert texts['kind'].to_pylist()[:8] == ['positive'] * 4 + ['negative'] * 4
+    example, reward = texts['example'].to_numpy()[:8], texts['reward'].to_numpy()[:8]
+    np.testing.assert_array_equal(example[:4], example[4:])
+    np.testing.assert_array_equal(reward[:4], reward[4:])  # shared
+
+
+def test_a_run_that_is_stopped_again_and_again_ends_with_the_same_bits(unbroken, language_model, tmp_path, monkeypatch):
+    workdir, _, state = unbroken
+    stopped_in = stop_writers(monkeypatch, lambda _, m: m == 2)
+    broken = tmp_path / 'broken'
+    _, again = resumed(lambda: run(short_config(language_model), broken))
+    assert {phase.split('-')[-1] for phase in stopped_in} >= {'frozen', 'on_frozen', 'first', 'contrast'}, stopped_in
+    strip = lambda path: [{name: value for name, value in row.items() if not name.startswith(OF_THE_PROCESS)}
+                          for row in read_metrics(path / 'metrics.jsonl')]
+    assert strip(broken) == strip(workdir)
+    for phase, path in state.explanations.items():
+        assert read_explanations(path).equals(read_explanations(again.explanations[phase])), phase
+    assert Store(broken).table.equals(Store(workdir).table)
+    for ours, theirs in zip(jax.tree.leaves((state.adapter, state.soft_prompt, state.value_head)),
+                            jax.tree.leaves((again.adapter, again.soft_prompt, again.value_head)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    summaries = [json.loads((path / 'summary.json').read_text()) for path in (broken, workdir)]
+    assert summaries[0]['rating'] == summaries[1]['rating'] and summaries[0]['attention'] == summaries[1]['attention']
+
+
+def test_profiles_are_written_once_and_shared_by_a_folder(unbroken, language_model, tmp_path, monkeypatch):
+    workdir, task, state = unbroken
+    table = pq.read_table(state.profiles).to_pandas()
+    assert set(table['version']) == {state.profiles.stem} and len(table) == len(explain_profiles.shown_items(task))
+    monkeypatch.setattr(PartsWriter, 'add', lambda *args, **kwargs: pytest.fail('wrote again'))
+    config = small_recpie(language_model)
+    config.schedule, config.seed = ('explain(profiles)',), 0
+    config.explain.profile.store = str(workdir / 'profiles')
+    _, again = run(config, tmp_path / 'run')
+    assert again.profiles == state.profiles
+
+
+# --------------------------------------------------------------------------------------- prompts
+
+
+def test_prompts_do_not_depend_on_the_targets_label(unbroken):
+    _, task, state = unbroken
+    profiles = contrast.read_profiles(task, state.profiles)
+    test = task.examples['test']
+    rows, kept = np.arange(len(test.user)), test.past.length
+    write = lambda: [[prompt.text for prompt in contrast.contrast_prompts(task, profiles, 'test', kind, rows, kept)]
+                     for kind in task.kinds]
+    texts = write()
+    task.examples['test'] = dataclasses.replace(test, label=1 - test.label, rating=6 - test.rating)
+    try:
+        assert write() == texts and texts[0] != texts[1]
+    finally:
+        task.examples['test'] = test
+
+
+def test_tiny_reads_the_words_that_it_knows():
+    past = [Shown('A', ['war'], 'A - war liked.', True), Shown('B, The', ['war', 'love'], 'B, The - war, love', False)]
+    known = dict(domain=simulated.MOVIES, target='T - war')
+    target = Shown('T', ['war'], 'T - war liked')
+    ask = lambda kind: prompts.render(f'recpie/tiny_{kind}', domain=simulated.MOVIES, history=past, target=target)
+    assert ask('positive') == prompts.render('expctr/explain', liked=['A - war liked'], disliked=[], **known)
+    assert ask('negative') == prompts.render('expctr/explain', liked=[], disliked=['B, The - war disliked, love disliked'],
+                                             **known)
+
+
+def test_reviews_of_a_profile_are_of_the_training_split(language_model):
+    config = small_recpie(language_model)
+    dataset = tasks.load_dataset(config.data)
+    marked = dataset.interactions.set_column(
+        dataset.interactions.schema.get_field_index('review'), 'review',
+        pa.array([f'word {row} of review' for row in range(dataset.interactions.num_rows)]))
+    task = hand_task(dataclasses.replace(dataset, interactions=marked), config)
+    reviews = explain_profiles.training_reviews(task, 2, 2)
+    rows = {int(review.split()[1]) for of_item in reviews.values() for review in of_item}
+    assert rows <= set(task.examples['train'].interaction.tolist()) and max(map(len, reviews.values())) == 2
+    items = tables.codes(dataset.interactions['item_id'])
+    assert all(items[int(review.split()[1])] == item and review.endswith(' …')
+               for item, of_item in reviews.items() for review in of_item)
+    assert explain_profiles.training_reviews(task, 0, 2) == {}
+
+
+# --------------------------------------------------------------------------------------- rewards
+
+
+def test_rewards_of_pairs_are_equation_1_by_hand(unbroken):
+    _, task, state = unbroken
+    settings = small_recpie(task.config.language.model).align
+    rows, count = np.array([3, 0, 5]), 3
+    texts = ['a b', 'c', 'd e f', 'g', 'h i', 'j']
+    predictor = state.predictors['with_text']
+    vectors = task.encoder.encode(texts)
+    low, high = task.dataset.rating_scale
+    y = (task.examples['train'].rating[rows] - low) / (high - low)
+
+    def reward(pos, neg):
+        text = np.stack([vectors[:count] * pos, vectors[count:] * neg], axis=1)
+        rows_of = fit_predictor.make_rows(task, 'train', predictor.model, text, rows)
+        f = training.predict(predictor.model, predictor.params, task.fields, rows_of)
+        return 1 / (1 + np.abs(y - np.asarray(f)))
+
+    shared, columns = align.pair_rewards(task, state, settings, rows, texts)
+    np.testing.assert_allclose(shared, np.tile(reward(1, 1), 2), rtol=1e-5)
+    np.testing.assert_allclose(columns['baseline'], np.tile(reward(0, 0), 2), rtol=1e-5)
+    settings.credit = 'leave_one_out'
+    each, columns = align.pair_rewards(task, state, settings, rows, texts)
+    expected = np.concatenate([reward(1, 1) - reward(0, 1), reward(1, 1) - reward(1, 0)])
+    np.testing.assert_allclose(each, expected, atol=1e-6)
+    assert 'baseline' not in columns
+
+
+def test_embeddings_that_align_tunes_go_back_into_the_network(language_model, tmp_path):
+    config = small_recpie(language_model)
+    config.schedule = ('explain(frozen)', 'fit(on_frozen)', 'align(first)')
+    config.soft_prompt.update({'tokens': 2, 'tune_embeddings': True})
+    config.align.update({'credit': 'leave_one_out', 'form_penalty': 0.5})
+    task, state = run(config, tmp_path / 'run')
+    table = state.predictors['on_frozen'].params['embedding']
+    rows = np.asarray(task.fields.user_fields[:, task.fields.names.index('user_id')])
+    with_switch_off = small_recpie(language_model)
+    with_switch_off.schedule = config.schedule[:2]
+    _, before = run(with_switch_off, tmp_path / 'before')
+    moved = np.abs(table - before.predictors['on_frozen'].params['embedding']).max(axis=1) > 0
+    assert moved[rows].any() and not np.delete(moved, rows).any()
+    assert state.soft_prompt['projection']['kernel'].shape[1] == 2
+    np.testing.assert_allclose(align.consumer_table(task, state, settings_of(config, 'align', 'first')),
+                               state.soft_prompt['consumers'], rtol=0.2, atol=0.05)
+
+
+# ------------------------------------------------------------------------------------- bad input
+
+
+def test_no_reviews_no_times_no_titles_and_users_of_one_event(language_model, tmp_path):
+    users = tables.table(tables.USERS, user_id=['a', 'b', 'c', 'd', 'e', 'once'])
+    items = tables.table(tables.ITEMS, item_id=[f'i{n}' for n in range(8)], title=[None, 'One'] + [f'T{n}' for n in range(6)],
+                         attributes=[[], ['war']] + [['love']] * 6)
+    random = np.random.default_rng(0)
+    user = np.repeat(np.arange(6), [8, 8, 8, 8, 8, 1]).astype(np.int32)
+    item = np.concatenate([random.permutation(8) for _ in range(5)] + [[3]]).astype(np.int32)
+    dataset = tables.Dataset('hand', tables.interactions(
+        users, items, user=user, item=item, rating=pa.array(random.integers(1, 6, 41).astype(np.float32))),
+        users, items, (1.0, 5.0), simulated.MOVIES, 'none')
+    config = small_recpie(language_model)
+    config.schedule = ('explain(profiles)', 'explain(frozen)', 'fit(on_frozen)')
+    config.fit.training.epochs = 1
+    task = dataclasses.replace(tasks.make_task(config, tmp_path / 'run'), dataset=tables.validate(dataset),
+                               examples=tasks.make_examples(dataset, config))
+    open_workdir(str(tmp_path / 'run'), config)
+    state = schedule.run_schedule(task)
+    shown = pq.read_table(state.profiles).to_pandas()
+    assert (shown['num_reviews'] == 0).all() and shown['title'].isna().sum() == 1
+    texts = read_explanations(newest(state.explanations, 'frozen')).to_pandas()
+    assert (texts.query('user_id == "once"')['kind'].tolist()) == ['positive', 'negative']
+    assert np.isfinite(np.asarray(jax.tree.leaves(state.predictors['on_frozen'].params)[0])).all()
+    once = task.examples['train'].user == 5
+    assert once.sum() == 1 and task.examples['train'].past.length[once][0] == 0
+    prompt, = contrast.contrast_prompts(task, task.item_texts, 'train', 'positive', np.flatnonzero(once), np.array([0]))
+    assert 'The liked movies: none' in prompt.text
+    no_title, = contrast.contrast_prompts(task, task.item_texts, 'train', 'positive',
+                                          np.flatnonzero(task.examples['train'].item == 0)[:1], np.array([0]))
+    assert 'movie i0' in no_title.text
+
+
+@pytest.mark.parametrize('change, message', [
+    (lambda c: c.update(schedule=('align(first)',)), r'needs fit\(on_frozen\) before it'),
+    (lambda c: c.update(schedule=('fit(with_text)',)), r'reads explain\(contrast\): put that before it'),
+    (lambda c: c.update(schedule=('explain(shuffled)',)), r'shuffles what explain\(contrast\) wrote'),
+    (lambda c: c.explain.update(writes='reson'), 'Did you mean "reasons"'),
+    (lambda c: c.align.update(reward='lc'), 'pairs have "rating"'),
+    (lambda c: c.align.update(credit='leave_one'), 'Did you mean "leave_one_out"'),
+    (lambda c: c.align.update(baseline='no'), 'Did you mean "none"'),
+    (lambda c: c.align.update(rollout_size=9), 'each example has 2'),
+    (lambda c: c.fit.update(fields=('item_id',)), 'needs embeddings of consumers'),
+    (lambda c: c.prompt.update(profile='recpie/profil'), 'Did you mean "recpie/profile"'),
+    (lambda c: c.judge.update(attention='RecPi'), 'Did you mean "RecPIE"'),
+    (lambda c: c.judge.update(attention='No text'), r'should be predictor\(FIT, EXPLAIN\)'),
+])
+def test_bad_settings_are_refused_before_anything_is_computed(change, message, language_model, tmp_path):
+    config = small_recpie(language_model)
+    change(config)
+    with pytest.raises(UserError, match=message):
+        run(config, tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
+
+
+# --------------------------------------------------------------------------- bounds, attention
+
+
+def test_true_reasons_are_the_planted_ones(language_model):
+    config = small_recpie(language_model)
+    config.data.options.update({'attributes_per_item': (1, 2)})
+    task = hand_task(tasks.load_dataset(config.data), config)
+    rows = task.examples['train'].interaction
+    aspects = task.dataset.interactions['aspects'].take(pa.array(rows)).to_pylist()
+    texts = [explain_bounds.true_reasons(task, 'train', kind) for kind in ('positive', 'negative')]
+    for planted, positive, negative in zip(aspects, *texts):
+        assert all((aspect in positive) != (aspect in negative) for aspect in planted)
+        assert bool(positive or negative) == bool(planted)
+    loved = np.array([bool(positive) and not negative for positive, negative in zip(*texts)])
+    rating = task.examples['train'].rating
+    assert rating[loved].mean() > 4 > 3 > rating[[bool(n) and not p for p, n in zip(*texts)]].mean()
+
+
+def test_shuffling_gives_every_example_another_ones_texts():
+    order = explain_bounds.another(np.random.default_rng(0), 50)
+    np.testing.assert_array_equal(np.sort(order), np.arange(50))
+    assert (order != np.arange(50)).all()
+
+
+def test_attention_is_summed_up_by_rating_and_tested_by_user():
+    user, label = np.repeat(np.arange(10), 4), np.tile([1.0, 1, 0, 0], 10).astype(np.float32)
+    examples = protocols.Examples(user=user, item=user, rating=label, label=label, interaction=user, past=None)
+    random = np.random.default_rng(0)
+    received = {token: random.random(40) for token in judge_attention.TOKENS}
+    received['pos'] = received['neg'] + np.where(label > 0, 0.2, -0.1) + 0.01 * random.normal(size=40)
+    summary = judge_attention.summarise(examples, received)
+    assert summary['high']['difference'] == pytest.approx(0.2, abs=0.02) and summary['high']['p'] < 0.01
+    assert summary['low']['difference'] == pytest.approx(-0.1, abs=0.02) and summary['low']['p'] < 0.01
+    assert summary['high']['examples'] == 20 and summary['high']['users'] == 10
