@@ -83,8 +83,8 @@ def get_config(argument: str = 'ml-100k') -> ConfigDict:
         'parts': parts | {'history': 6, 'role': False, 'rules': False},
     })
     # [T] `tiny` judges by the candidate's title and the beginnings of the two explanations, under short headings: some
-    # 145 of its short tokens, where the published prompt [P] has 900 to 1,400. For a real LLaMA: frame 'alpaca' or 'llama2', form
-    # 'published', question True, `parts` as above, explanation_tokens 0.
+    # 145 of its short tokens, where the published prompt [P] has 900 to 1,400. For a real LLaMA: frame 'alpaca' or
+    # 'llama2', form 'published', question True, `parts` as above, explanation_tokens 0.
     config.judge_prompt = ConfigDict({
         'frame': 'plain',
         'role': False,
