@@ -9,6 +9,7 @@ import pathlib
 import pytest
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault('JAX_ENABLE_COMPILATION_CACHE', 'false')  # entry points keep what they compile
 # Eight devices share one pool of threads: programs with collectives that overlap can wait for each other forever.
 os.environ.setdefault('JAX_CPU_ENABLE_ASYNC_DISPATCH', 'false')
 # The timeout: eight devices' threads on a machine that is busy may wait for each other for longer than 40 s.

@@ -12,12 +12,13 @@ from xrec_jax import cli
 from xrec_jax.data import protocols
 from xrec_jax.phases.schedule import check_schedule, run_schedule
 from xrec_jax.phases.task import Task, make_task, protocol_options
-from xrec_jax.runs import progress
+from xrec_jax.runs import compile_cache, progress
 from xrec_jax.runs.workdir import open_workdir
 
 
 def main(argv: list[str]) -> None:
     del argv
+    compile_cache.use()
     config, directory = flags.FLAGS.config, flags.FLAGS.workdir
     # The folder is made last: bad settings leave nothing behind that would refuse the right ones.
     task = make_task(config, pathlib.Path(directory).expanduser())
