@@ -120,7 +120,7 @@ def test_auto_is_the_platforms_kernel_where_it_fits(monkeypatch, platform, chang
 @pytest.mark.parametrize('platform, changes, said', [
     ('cpu', {'attention': 'cudnn'}, 'runs on gpu, and this is cpu'),
     ('gpu', {'attention': 'tpu'}, 'runs on tpu, and this is gpu'),
-    ('gpu', {'attention': 'cuDNN'}, 'Did you mean "cudnn"'),
+    ('gpu', {'attention': 'cudn'}, 'Did you mean "cudnn"'),
     ('gpu', {'attention': 'cudnn', 'dtype': jnp.float32}, 'needs bfloat16'),
     ('gpu', {'attention': 'cudnn', 'head_dim': 20}, 'multiple of 8'),
     ('tpu', {'attention': 'tpu', 'sliding_window': 8, 'first_window_layer': 1}, 'first layers'),

@@ -86,9 +86,13 @@ class Attention(nn.Module):
             y = y.reshape(batch, length, heads, config.head_dim).transpose(0, 2, 1, 3)
             return constrain(y, ('batch', axis, None, None), config.mesh)
 
-        q = project('q_proj', config.num_heads, 'heads')
-        k = project('k_proj', config.num_kv_heads, 'kv_heads')
-        v = project('v_proj', config.num_kv_heads, 'kv_heads')
+        if self.has_variable('params', 'qkv_proj'):  # side by side: `stepping.separate`
+            qkv = project('qkv_proj', config.num_heads + 2 * config.num_kv_heads, 'heads')
+            q, k, v = jnp.split(qkv, [config.num_heads, config.num_heads + config.num_kv_heads], axis=1)
+        else:
+            q = project('q_proj', config.num_heads, 'heads')
+            k = project('k_proj', config.num_kv_heads, 'kv_heads')
+            v = project('v_proj', config.num_kv_heads, 'kv_heads')
         if config.positions == 'rotary':
             frequencies = rope_frequencies(config)
             q, k = (rotate(y, positions, frequencies, config.rotary_interleaved) for y in (q, k))
@@ -121,7 +125,11 @@ class FeedForward(nn.Module):
             return Projection(features, axes, config.dtype, config.mlp_bias, self.lora_scale, self.lora_dropout,
                               name=name)
 
-        if config.gated:
+        if self.has_variable('params', 'gate_up_proj'):  # side by side: `stepping.separate`
+            both = project('gate_up_proj', 2 * config.intermediate_size, ('embed', 'mlp'))(x)
+            gate, up = jnp.split(both, 2, axis=-1)
+            hidden = activation(gate) * up
+        elif config.gated:
             gate = project('gate_proj', config.intermediate_size, ('embed', 'mlp'))(x)
             up = project('up_proj', config.intermediate_size, ('embed', 'mlp'))(x)
             hidden = activation(gate) * up
@@ -250,7 +258,7 @@ class Decoder(nn.Module):
         if by_slot:
             segments = mask.astype(jnp.int32) if cache is None else None
             seen = mask[:, None, :] > 0
-            if mask.dtype != bool:
+            if cache is None and mask.dtype != bool:
                 seen = seen & (mask[:, :, None] == mask[:, None, :])
             mask = (slots <= query_slot[:, None]) & seen
         kernel = 'xla' if cache is not None else flash.choose(self.config, by_slot)

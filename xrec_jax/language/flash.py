@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask
 from jax.sharding import Mesh
 
 from xrec_jax.errors import UserError, nearest
@@ -112,6 +110,10 @@ def tpu(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, window: i
 
     A query sees the slots of its segment up to its own, of them the last `window`.
     """
+    # Here, since only this function needs Pallas, which takes its time to import.
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask
+
     heads, length, head_dim = q.shape[1:]
     more = -length % 128
     q, k, v = (jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0))) for x in (q, k, v))

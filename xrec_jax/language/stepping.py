@@ -20,6 +20,8 @@ from xrec_jax.language.attention import Cache
 from xrec_jax.language.decoder import Decoder
 
 COPIED = 2**30  # bytes of layers at most that are held a second time
+JOINED = {('layers', 'self_attn', 'qkv_proj'): ('q_proj', 'k_proj', 'v_proj'),
+          ('layers', 'mlp', 'gate_up_proj'): ('gate_proj', 'up_proj')}
 MOST_LAYERS = 40  # written out, each is compiled
 
 
@@ -42,8 +44,11 @@ def prepare(model: Decoder, variables: dict, cache: Cache) -> tuple[dict, Cache 
 
 
 def separate(model: Decoder, variables: dict) -> dict:
-    """The variables with a tuple of trees, one for each layer, in place of `layers`; float32 adapters are merged."""
-    variables = merged(model, variables)
+    """The variables with a tuple of trees, one for each layer, in place of `layers`.
+
+    Adapters are merged where that rounds nothing, and matrices that multiply the same put side by side.
+    """
+    variables = joined(merged(model, variables))
     take = lambda tree, layer: jax.tree.map(lambda x: x[layer], tree)
     return {name: tree | {'layers': tuple(take(tree['layers'], layer) for layer in range(model.config.num_layers))}
             for name, tree in variables.items()}
@@ -65,3 +70,17 @@ def merged(model: Decoder, variables: dict) -> dict:
             flat[path + ('kernel',)] = kernel + jnp.matmul(a, b * model.lora_scale)
     result = {'params': flax.traverse_util.unflatten_dict(flat)}
     return result | {'lora': flax.traverse_util.unflatten_dict(pairs)} if pairs else result
+
+
+def joined(variables: dict) -> dict:
+    """The variables with the matrices of `JOINED` (and their biases) as one, where there are no others beside them."""
+    flat = flax.traverse_util.flatten_dict(variables['params'])
+    pairs = flax.traverse_util.flatten_dict(variables.get('lora', {}))
+    for (*above, name), members in JOINED.items():
+        modules = [(*above, member) for member in members]
+        kept = [{path[-1] for path in (*flat, *pairs) if path[:-1] == module} for module in modules]
+        if kept[0] in ({'kernel'}, {'kernel', 'bias'}) and all(names == kept[0] for names in kept):
+            for leaf in kept[0]:
+                parts = [flat.pop((*module, leaf)) for module in modules]
+                flat[(*above, name, leaf)] = jnp.concatenate(parts, axis=-1)
+    return variables | {'params': flax.traverse_util.unflatten_dict(flat)}
