@@ -24,6 +24,7 @@ import pathlib
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
@@ -110,39 +111,42 @@ def theirs(args) -> None:
 
 
 def speed(args) -> None:
-    import numpy as np
     with tempfile.TemporaryDirectory() as folder:
         workers = sides.workers(__file__, args, pathlib.Path(folder), '--shape', args.shape, '--dtype', args.dtype,
                                 '--prompt', str(args.prompt), '--new', str(args.new))
         try:
             for batch in args.batches:
-                begun = {side: worker.ask('begin', batch) for side, worker in workers.items()}
-                answers = sides.take_turns(workers, args.rounds, 'go', batch)
-                rates = {}
-                for side, worker in workers.items():
-                    call, prefill = (sides.median(answers[side], key) for key in ('call', 'prefill'))
-                    step = (call - prefill) / max(args.new - 1, 1)
-                    rates[side] = batch * args.new / call
-                    line = dict(claim='decode', batch=batch, side=side, tokens_per_second=rates[side],
-                                call_seconds=call, prefill_seconds=prefill, step_ms=step * 1e3,
-                                fastest_call=min(answer['call'] for answer in answers[side]),
-                                **begun[side], peak_mib=answers[side][-1]['peak_mib'])
-                    about = worker.ask('about')
-                    if side == 'ours':
-                        memory, peak = about['bandwidth'], about['peak_flops']
-                        bound = line['cache_bytes'] / memory + max(line['weight_bytes'] / memory,
-                                                                   line['step_flops'] / peak)
-                        line |= {'step_share_of_roofline': bound / step,
-                                 'prefill_share_of_peak': line['prefill_flops'] / peak / prefill}
-                    sides.show(**line, **{key: x for key, x in about.items() if key not in line})
-                if 'theirs' in rates:
-                    ours, theirs = (np.array(answers[side][-1]['tokens']) for side in ('ours', 'theirs'))
-                    same = np.cumprod(ours == theirs, axis=1).mean()
-                    sides.show(claim='decode', batch=batch, ratio=rates['ours'] / rates['theirs'],
-                               same_tokens=float(same))
+                for line in measure(args, workers, batch):
+                    sides.show(**line)
         finally:
             for worker in workers.values():
                 worker.close()
+
+
+def measure(args, workers: dict[str, sides.Worker], batch: int) -> Iterator[dict]:
+    """A line a side, and one with the ratio."""
+    import numpy as np
+    begun = {side: worker.ask('begin', batch) for side, worker in workers.items()}
+    answers = sides.take_turns(workers, args.rounds, 'go', batch)
+    rates = {}
+    for side, worker in workers.items():
+        call, prefill = (sides.median(answers[side], key) for key in ('call', 'prefill'))
+        step = (call - prefill) / (args.new - 1)
+        rates[side] = batch * args.new / call
+        line = {'claim': 'decode', 'batch': batch, 'side': side, 'tokens_per_second': rates[side],
+                'call_seconds': call, 'prefill_seconds': prefill, 'step_ms': step * 1e3,
+                'fastest_call': min(answer['call'] for answer in answers[side]), **begun[side],
+                **worker.ask('about'), 'peak_mib': answers[side][-1]['peak_mib']}  # before the rooflines were measured
+        if side == 'ours':
+            reading = line['cache_bytes'] / line['bandwidth']
+            weights = line['weight_bytes'] / line['bandwidth']
+            line['step_share_of_roofline'] = (reading + max(weights, line['step_flops'] / line['peak_flops'])) / step
+            line['prefill_share_of_peak'] = line['prefill_flops'] / line['peak_flops'] / prefill
+        yield line
+    if 'theirs' in rates:
+        ours, theirs = (np.array(answers[side][-1]['tokens']) for side in ('ours', 'theirs'))
+        yield {'claim': 'decode', 'batch': batch, 'ratio': rates['ours'] / rates['theirs'],
+               'same_tokens': float(np.cumprod(ours == theirs, axis=1).mean())}
 
 
 def compilation(args) -> None:
@@ -183,6 +187,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.peer and args.shape != '15m':
         parser.error('the peer is measured in the shape 15m')
+    if args.new < 2:
+        parser.error('--new should be at least 2: steps are what is behind the prefill')
     if args.worker == 'save':
         sides.save_material(args.model, args.shape)
     elif args.worker:

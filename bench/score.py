@@ -94,13 +94,12 @@ def report(args, workers: dict[str, sides.Worker], batch: int) -> None:
     answers = sides.take_turns(workers, args.rounds, 'go', batch)
     seconds = {side: sides.median(answers[side]) for side in workers}
     for side, worker in workers.items():
-        about = worker.ask('about')
-        line = dict(claim='score', batch=batch, side=side, seconds=seconds[side],
-                    tokens_per_second=batch * (args.prompt + args.response) / seconds[side], **begun[side])
-        line['peak_mib'] = answers[side][-1]['peak_mib']
+        line = {'claim': 'score', 'batch': batch, 'side': side, 'seconds': seconds[side],
+                'tokens_per_second': batch * (args.prompt + args.response) / seconds[side], **begun[side],
+                **worker.ask('about'), 'peak_mib': answers[side][-1]['peak_mib']}  # before the rooflines were measured
         if side == 'ours':
-            line['share_of_peak'] = line['flops'] / about['peak_flops'] / seconds[side]
-        sides.show(**line, **{key: x for key, x in about.items() if key not in line})
+            line['share_of_peak'] = line['flops'] / line['peak_flops'] / seconds[side]
+        sides.show(**line)
     if 'theirs' in workers:
         mine, others = (np.array(answers[side][-1]['log_probs']) for side in ('ours', 'theirs'))
         sides.show(claim='score', batch=batch, ratio=seconds['theirs'] / seconds['ours'],
