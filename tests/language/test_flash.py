@@ -110,6 +110,7 @@ def test_tuning_lowers_for_cuda_with_its_kernel(monkeypatch):
     ('tpu', {}, True, 'tpu'),
     ('tpu', {'dtype': jnp.float32, 'sliding_window': 8}, True, 'tpu'),
     ('tpu', {}, False, 'xla'),
+    ('tpu', {'attention': 'tpu'}, False, 'xla'),
     ('tpu', {'sliding_window': 8, 'first_window_layer': 1}, True, 'xla'),
 ])
 def test_auto_is_the_platforms_kernel_where_it_fits(monkeypatch, platform, changes, by_segments, expected):
