@@ -205,7 +205,8 @@ def report(args, case: str, workers: dict[str, sides.Worker]) -> None:
         print(json.dumps(line), flush=True)
     if 'theirs' in rates:
         print(json.dumps({'claim': 'tune', 'case': case, 'ratio': round(rates['ours'] / rates['theirs'], 2),
-                          'ratio_of_fastest': round(best['ours'] / best['theirs'], 2), 'load_average': os.getloadavg()[0]}), flush=True)
+                          'ratio_of_fastest': round(best['ours'] / best['theirs'], 2),
+                          'load_average': os.getloadavg()[0]}), flush=True)
 
 
 def quality(args) -> None:
