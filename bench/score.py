@@ -47,7 +47,8 @@ def ours(args) -> None:
 
     def begin(batch):
         prompts, responses = (jnp.asarray(x, jnp.int32) for x in rows(batch, args, config.vocab_size))
-        inputs = ({'params': params}, prompts, jnp.ones(prompts.shape, bool), responses, jnp.ones(responses.shape, bool))
+        real = lambda tokens: jnp.ones(tokens.shape, bool)
+        inputs = {'params': params}, prompts, real(prompts), responses, real(responses)
         start = time.perf_counter()
         program = score.lower(*inputs).compile()
         states[batch] = program, inputs

@@ -142,8 +142,9 @@ def save_material(directory: pathlib.Path, shape: str) -> None:
     from xrec_jax.language import lora, peft, weights
     config, params = random_model(shape, 'float32')
     lora_config = lora.LoraConfig(rank=8, alpha=16.0)
+    adapter = lora.init_adapter(jax.random.key(1), params, lora_config)
     weights.save_model(directory, config, params)
-    peft.save_adapter(directory / 'adapter', config, lora.init_adapter(jax.random.key(1), params, lora_config), lora_config)
+    peft.save_adapter(directory / 'adapter', config, adapter, lora_config)
 
 
 def take_turns(workers: dict[str, Worker], rounds: int, *request) -> dict[str, list[dict]]:

@@ -7,7 +7,8 @@
 Prints a JSON line a measurement. The peer (torch, transformers, peft, accelerate) runs in an interpreter of its own,
 with the same weights, the same adapter and the same tokens; both processes stay, and take turns for `--rounds`
 rounds of `--steps` steps: figures are medians over all steps but those of the first round. `ratio` is ours / theirs:
-above 1, we are faster; `ratio_of_fastest`, of the fastest step of each, says more where others use the machine. `loss` shows that both do the same thing.
+above 1, we are faster; `ratio_of_fastest`, of the fastest step of each, says more where others use the machine.
+`loss` shows that both do the same thing.
 
   speed    a whole optimizer step (forward, backward, clipping, AdamW) on `--rows` × `--tokens` tokens, LoRA of rank 8
            on all projections, no dropout; in three cases:
@@ -207,7 +208,8 @@ def report(args, case: str, workers: dict[str, sides.Worker]) -> None:
         print(json.dumps(line), flush=True)
     if 'theirs' in rates:
         print(json.dumps({'claim': 'tune', 'case': case, 'ratio': round(rates['ours'] / rates['theirs'], 2),
-                          'ratio_of_fastest': round(best['ours'] / best['theirs'], 2), 'load_average': os.getloadavg()[0]}), flush=True)
+                          'ratio_of_fastest': round(best['ours'] / best['theirs'], 2),
+                          'load_average': os.getloadavg()[0]}), flush=True)
 
 
 def quality(args) -> None:

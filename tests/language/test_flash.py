@@ -23,7 +23,8 @@ CONFIG = DecoderConfig(vocab_size=64, hidden_size=64, intermediate_size=64, num_
 def inputs(heads=4, kv_heads=2, head_dim=16):
     """q, k, v, and segments: a row padded on the left, and one of three packed texts with padding behind."""
     random = np.random.default_rng(0)
-    q, k, v = (jnp.asarray(random.normal(size=(2, n, LENGTH, head_dim)), jnp.float32) for n in (heads, kv_heads, kv_heads))
+    q, k, v = (jnp.asarray(random.normal(size=(2, n, LENGTH, head_dim)), jnp.float32)
+               for n in (heads, kv_heads, kv_heads))
     packed = np.repeat([1, 2, 3, 0], [40, 7, 30, LENGTH - 77])
     return q, k, v, jnp.asarray(np.stack([np.arange(LENGTH) >= 33, packed]), jnp.int32)
 
@@ -71,17 +72,18 @@ def test_cudnn_gets_our_heads_and_our_mask(monkeypatch):
 
     monkeypatch.setattr(jax.nn, 'dot_product_attention', instead)
     mask = mask_of(segments, 12)
-    np.testing.assert_allclose(real(flash.cudnn(q, k, v, mask), segments), real(attend(q, k, v, mask), segments), atol=1e-5)
+    out = flash.cudnn(q, k, v, mask)
+    np.testing.assert_allclose(real(out, segments), real(attend(q, k, v, mask), segments), atol=1e-5)
 
 
 def lowered(attention, platform, config=CONFIG):
     """The text of a tuning step's loss and gradient on packed rows, lowered for a platform."""
     config = dataclasses.replace(config, attention=attention)
-    params = jax.eval_shape(lambda key: jax.tree.map(lambda x: x.astype(config.dtype), decoder.init_params(key, config)),
-                            jax.random.key(0))
+    params = jax.eval_shape(lambda key: decoder.init_params(key, config), jax.random.key(0))
+    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, config.dtype), params)
     adapter = jax.eval_shape(lambda key: lora.init_adapter(key, params, lora.LoraConfig(rank=2)), jax.random.key(0))
     field = lambda dtype: jax.ShapeDtypeStruct((2, LENGTH), dtype)
-    batch = Packed(field(jnp.int32), field(jnp.int32), field(jnp.int32), field(bool), jax.ShapeDtypeStruct((), jnp.int32))
+    batch = Packed(*[field(jnp.int32)] * 3, field(bool), jax.ShapeDtypeStruct((), jnp.int32))
     loss = lambda params, adapter, batch: tuning.packed_loss(decoder.Decoder(config), params, adapter, batch, 0.0)
     step = jax.jit(jax.grad(loss, argnums=1, has_aux=True))
     return step.trace(params, adapter, batch).lower(lowering_platforms=(platform,)).as_text()
@@ -110,6 +112,7 @@ def test_tuning_lowers_for_cuda_with_its_kernel(monkeypatch):
     ('tpu', {}, True, 'tpu'),
     ('tpu', {'dtype': jnp.float32, 'sliding_window': 8}, True, 'tpu'),
     ('tpu', {}, False, 'xla'),
+    ('tpu', {'attention': 'tpu'}, False, 'xla'),
     ('tpu', {'sliding_window': 8, 'first_window_layer': 1}, True, 'xla'),
 ])
 def test_auto_is_the_platforms_kernel_where_it_fits(monkeypatch, platform, changes, by_segments, expected):

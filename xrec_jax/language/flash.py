@@ -53,12 +53,16 @@ def platform(mesh: Mesh | None) -> str:
 
 
 def choose(config: 'DecoderConfig', by_segments: bool) -> str:
-    """The kernel for whole sequences: the one that `config.attention` names, or the best that fits."""
-    if config.attention != 'auto':
-        return config.attention
-    here = platform(config.mesh)
-    name = next((kernel for kernel, home in PLATFORMS.items() if home == here), 'xla')
-    return 'xla' if misfit(name, config) or name == 'tpu' and not by_segments else name
+    """The kernel for whole sequences: the one that `config.attention` names, or the platform's where it fits.
+
+    `by_segments`: whether the mask is one of segments; of any other, splash attention knows nothing.
+    """
+    name = config.attention
+    if name == 'auto':
+        here = platform(config.mesh)
+        name = next((kernel for kernel, home in PLATFORMS.items() if home == here), 'xla')
+        name = 'xla' if misfit(name, config) else name
+    return 'xla' if name == 'tpu' and not by_segments else name
 
 
 def misfit(name: str, config: 'DecoderConfig') -> str:

@@ -18,7 +18,7 @@ def use() -> None:
 
 
 def folder() -> pathlib.Path:
-    """Of the user, under XDG_CACHE_HOME or ~/.cache; another for another kind of processor, whose code would not run."""
+    """Of the user, under XDG_CACHE_HOME or ~/.cache; one for each kind of processor: others' code may not run."""
     base = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache')
     return base / 'xrec_jax' / 'compiled' / f'{platform.machine()}-{hashlib.sha256(_features()).hexdigest()[:8]}'
 
@@ -27,4 +27,5 @@ def _features() -> bytes:
     """What the processor can do, where the system tells."""
     cpuinfo = pathlib.Path('/proc/cpuinfo')
     lines = cpuinfo.read_bytes().splitlines() if cpuinfo.exists() else []
-    return next((line for line in lines if line.lower().startswith((b'flags', b'features'))), platform.processor().encode())
+    told = (line for line in lines if line.lower().startswith((b'flags', b'features')))
+    return next(told, platform.processor().encode())
