@@ -1,6 +1,7 @@
 """What responses are worth to a policy, read out a few positions at a time: the same numbers in less memory."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -89,4 +90,5 @@ def test_on_a_mesh_it_is_the_same(monkeypatch):
     program = loss_of(on_mesh, placed, sharding.place_batch(rollouts, mesh))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5),
                  jax.device_get(program(learned)), jax.device_get(expected))
-    assert 'f32[2,6,1024]' in program.lower(learned).compile().as_text()
+    text = program.lower(learned).compile().as_text()
+    assert 'f32[2,6,1024]' in text and not re.search(r'f32\[\d,\d+,2048\]', text)  # nobody has the logits of all words

@@ -89,6 +89,7 @@ def read_out(model: Decoder, variables: dict, hidden: jax.Array, tokens: jax.Arr
     def some(inputs):
         hidden, tokens = inputs
         logits = head_product(hidden, head, 1 if config.tie_word_embeddings else 0)
+        logits = sharding.constrain(logits, ('batch', None, 'vocab'), mesh)
         return _measured((logits if scale is None else logits * scale) / temperature, tokens)
 
     num_chunks = -(-length // chunk)
