@@ -57,7 +57,7 @@ def test_a_run_leaves_what_users_rely_on(unbroken):
     workdir, state = unbroken
     assert {path.name for path in workdir.iterdir()} == {
         'config.json', 'metrics.jsonl', 'checkpoints', 'explanations', 'store', 'summary.json', 'table.csv',
-        'table.md'}
+        'table.md', 'predictions.parquet'}
     summary = json.loads((workdir / 'summary.json').read_text())
     assert set(summary['ctr']) == {'DeepFM', 'ICL', 'ExpCTR-LLM', 'ExpCTR-Aug'}
     for figures in summary['ctr'].values():
