@@ -436,7 +436,8 @@ class Peer:
         given = [f'--set={key}={json.dumps(value)}' for key, value in settings.items()]
         found = subprocess.run(
             [self.python, ROOT / 'bench' / 'recbole_peer.py', '--model', model, '--data', data, '--seed', str(seed),
-             *given, *['--fast'] * fast], stdout=subprocess.PIPE, check=True, cwd=self.folder)  # it leaves a log where it stands
+             *given, *['--fast'] * fast],
+            stdout=subprocess.PIPE, check=True, cwd=self.folder)  # it leaves a log where it stands
         return json.loads(found.stdout.splitlines()[-1])
 
 
