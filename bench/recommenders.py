@@ -254,7 +254,8 @@ def speed_ctr(data_dir: str, model: str) -> dict:
         return ctr.ctr_metrics(examples['valid'].label, scores)
 
     rows = len(examples['train'].user)
-    flops = {'train': product_flops(lambda state: training.run_epoch(module, config, fields, state, train, one), state),
+    epoch_of = lambda state: training.run_epoch(module, config, fields, state, train, one)
+    flops = {'train': product_flops(epoch_of, state),
              'evaluate': product_flops(lambda params: training.predict(module, params, fields, valid), state.params)}
     found = {'train': timed(epoch, 5), 'evaluate': timed(evaluate, 10)}
     return {**found, 'flops': flops, 'peak': peak_flops(), 'rows': rows, 'steps': -(-rows // BATCH_SIZE),
@@ -435,7 +436,8 @@ class Peer:
         given = [f'--set={key}={json.dumps(value)}' for key, value in settings.items()]
         found = subprocess.run(
             [self.python, ROOT / 'bench' / 'recbole_peer.py', '--model', model, '--data', data, '--seed', str(seed),
-             *given, *['--fast'] * fast], stdout=subprocess.PIPE, check=True, cwd=self.folder)  # it leaves a log where it stands
+             *given, *['--fast'] * fast],
+            stdout=subprocess.PIPE, check=True, cwd=self.folder)  # it leaves a log where it stands
         return json.loads(found.stdout.splitlines()[-1])
 
 
@@ -508,7 +510,8 @@ def speed(args: argparse.Namespace, peer: Peer | None) -> None:
                      for part in parts for side in ('ours', 'theirs')]
             ratios = [f'{parts[part]["ratio"]:.1f}' if theirs else '-' for part in parts]
             compile_seconds = sum(figures[part]['compile'] for part in parts)
-            shares = [f'{parts[part]["share_of_peak"]:.0%}' if 'share_of_peak' in parts[part] else '-' for part in parts]
+            shares = [f'{parts[part]["share_of_peak"]:.0%}' if 'share_of_peak' in parts[part] else '-'
+                      for part in parts]
             bounds = [f'{parts[part]["bound_of_ratio"]:.1f}' if 'bound_of_ratio' in parts[part] else '-'
                       for part in parts]
             rows.append([f'{model} {form}'.strip(), *cells[:2], ratios[0], shares[0], bounds[0],

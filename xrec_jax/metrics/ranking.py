@@ -100,6 +100,7 @@ def ranking_metrics(top: np.ndarray, held_out: np.ndarray, num_items: int, ks: S
 
 
 @functools.partial(jax.jit, static_argnames=('ks',))
-def _of_users(top: jax.Array, held_out: jax.Array, number: jax.Array, ks: tuple[int, ...]) -> dict[tuple[str, int], jax.Array]:
+def _of_users(top: jax.Array, held_out: jax.Array, number: jax.Array, ks: tuple[int, ...]
+              ) -> dict[tuple[str, int], jax.Array]:
     hit = hits(top, held_out)
     return {(name, k): metric(hit[:, :k], number) for name, metric in METRICS.items() for k in ks}
