@@ -13,6 +13,7 @@ import tempfile
 import pytest
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault('JAX_ENABLE_COMPILATION_CACHE', 'false')  # entry points keep what they compile
 # The timeout: eight devices' threads on a machine that is busy may wait for each other for longer than 40 s.
 for _flag, _value in (('--xla_force_host_platform_device_count', 8), ('--xla_backend_optimization_level', 0),
                       ('--xla_cpu_use_fusion_emitters', 'false'),

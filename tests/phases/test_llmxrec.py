@@ -262,6 +262,7 @@ def test_an_adapter_that_another_run_tuned_is_taken_as_it_is(unbroken, places):
 @pytest.mark.parametrize('analysis', llmxrec_analyses.ANALYSES)
 def test_analyses_are_schedules_of_what_stands(analysis):
     config = llmxrec_analyses.get_config(f'ml-100k,{analysis}')
+    assert config.data.name == 'ml-100k'
     parsed = schedule.parse(config)
     (judge,) = [settings for _, verb, settings in parsed if verb == 'judge']
     explained = [settings.name for _, verb, settings in parsed if verb == 'explain']

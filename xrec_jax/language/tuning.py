@@ -99,10 +99,7 @@ def packed_loss(model: Decoder, base: Any, adapter: Any, batch: Packed, prompt_w
     base = jax.lax.stop_gradient(base)
     variables = {'params': base} if adapter is None else {'params': base, 'lora': adapter}
     segments = batch.segments
-    slots = jnp.arange(segments.shape[1])
-    mask = ((segments[:, :, None] == segments[:, None, :]) & (segments > 0)[:, :, None]
-            & (slots <= slots[:, None]))
-    hidden, _ = model.apply(variables, batch.tokens, batch.positions, mask,
+    hidden, _ = model.apply(variables, batch.tokens, batch.positions, segments,
                             rngs=None if dropout is None else {'dropout': dropout})
     head, scale = model.apply({'params': base}, method='head')
     # The token of slot t is foretold by slot t - 1; the first of a segment by nothing.
