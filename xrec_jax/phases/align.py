@@ -248,7 +248,9 @@ def iterate(task: Task, state: RunState, settings, learner: dict, writer: Explan
             rows, of_text, texts = rows[here], of_text[here], writing.texts_of(task, responses)
             lengths, truncated = distributed.part_here((responses.lengths, responses.truncated), task.mesh)
         else:
-            place, texts = sharding.place_batch, writing.texts_of(task, distributed.whole(responses))
+            place, answers = sharding.place_batch, writing.texts_of(task, distributed.whole(responses))
+            texts = [text for n, kind in enumerate(task.kinds) for text in contrast.begun(
+                task, kind, answers[n * len(rows):(n + 1) * len(rows)])]
             lengths, truncated = distributed.whole((responses.lengths, responses.truncated))
     # Dispatched before the rewards, so that the device works while the host makes the questions.
     inputs = {'prompts': prompts[0], 'prompt_mask': prompts[1],

@@ -2,10 +2,12 @@
 
 For every example both are asked for, whatever its label, from the profiles of the items that the user consumed before
 and the target's profile. The templates are `prompt.positive` and `prompt.negative`; a template NAME has its form in
-NAME_form (`language.forms`).
+NAME_form (`language.forms`). `prompt.begins` may say how an answer of a kind begins, for models that follow no
+instructions: the prompt ends with these words, and they are part of the text.
 
   `Contrast`     the encoded prompts of all splits; one width for all
   `contrast_of`  those of a run, with the profiles that `explain(profiles)` wrote, or titles and attributes without
+  `begun`        answers → texts, with the words that their prompts began them with
   `in_form`      which texts have the form that was asked for
 """
 
@@ -55,8 +57,9 @@ def _contrast(task: Task, path: files.Path | None) -> Contrast:
     limit -= task.soft_tokens
 
     def fit(split: str, kind: str) -> chat.Fitted:
-        write = lambda rows, kept: chat.encode(task.language.tokenizer,
-                                               contrast_prompts(task, profiles, split, kind, rows, kept))
+        begin = task.language.tokenizer(begins(task, kind), add_special_tokens=False)['input_ids']
+        write = lambda rows, kept: [ids + begin for ids in chat.encode(
+            task.language.tokenizer, contrast_prompts(task, profiles, split, kind, rows, kept))]
         return chat.fit(write, task.examples[split].past.length, limit)
 
     fitted = {split: {kind: fit(split, kind) for kind in task.kinds} for split in task.examples}
@@ -99,6 +102,16 @@ def read_profiles(task: Task, path: files.Path | None) -> list[str]:
         for row, text in zip(rows, table['text'].to_pylist()):
             texts[row] = text or texts[row]
     return texts
+
+
+def begins(task: Task, kind: str) -> str:
+    """How the prompt begins an answer of a kind; '' where it does not."""
+    return task.config.prompt.get('begins', {}).get(kind, '')
+
+
+def begun(task: Task, kind: str, answers: Sequence[str]) -> list[str]:
+    """The texts of what a model answered to prompts of a kind."""
+    return [f'{begins(task, kind)} {answer}'.strip() for answer in answers]
 
 
 def in_form(task: Task, split: str, kind: str, rows: np.ndarray, texts: Sequence[str]) -> np.ndarray:

@@ -95,7 +95,7 @@ def _explain(task: Task, state: RunState, adapter, split: str, rows: np.ndarray,
         kind_key = key if len(task.kinds) == 1 else jax.random.fold_in(key, task.kinds.index(kind))
         responses = writing.write(task, adapter, writing.prompt_batch(task, state, split, filled, (kind,)), kind_key,
                                   prefix)
-        texts = writing.texts_of(task, responses)
+        texts = contrast.begun(task, kind, writing.texts_of(task, responses))
         columns = {}
         if task.explains_examples:
             scores = writing.llm_scores(task, split, mine, texts)[:count]

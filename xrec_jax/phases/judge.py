@@ -66,8 +66,9 @@ def _scored(task: Task, state: RunState, settings: ml_collections.ConfigDict) ->
     """Figures of scorers for `summary.json`; prints and writes their table."""
     figures, scores, fallbacks = measure(task, state, settings)
     sides = ('before', 'after') if 'before' in settings else ()
-    texts = {side: {split: scorers.joined_texts(task, table) for split, table in
-                    scorers.explanations(state, settings[side].explain).items()} for side in sides}
+    tables = {side: scorers.explanations(state, settings[side].explain) for side in sides}
+    texts = {side: {split: scorers.joined_texts(task, table) for split, table in by_split.items()}
+             for side, by_split in tables.items()}
     summary = {
         **summarised(SUMMARY[settings.task], figures),
         'positive_rate': {split: protocols.positive_rate(rows) for split, rows in task.examples.items()},
@@ -77,6 +78,9 @@ def _scored(task: Task, state: RunState, settings: ml_collections.ConfigDict) ->
         'named_decisive_attribute': {
             side: {split: named_share(task, split, texts[side][split]) for split in SPLITS} for side in sides} or None,
     }
+    if sides and not task.explains_examples:
+        summary['in_form'] = {side: {split: scorers.form_shares(task, table) for split, table in by_split.items()}
+                              for side, by_split in tables.items()}
     if scores:
         predictions.write(task, settings.task, scores)
     if settings.get('attention', ''):

@@ -42,6 +42,12 @@ def joined_texts(task: Task, table: pa.Table) -> list[str]:
     return ['\n'.join(texts[start:start + count]) for start in range(0, len(texts), count)]
 
 
+def form_shares(task: Task, table: pa.Table) -> dict[str, float]:
+    """By kind: the share of the texts of `explanations` that have the form which was asked for."""
+    kind, formed = table['kind'].to_numpy(), table['in_form'].to_numpy(zero_copy_only=False).astype(bool)
+    return {name: float(formed[kind == name].mean()) for name in task.kinds}
+
+
 def parse(text: str) -> tuple[str, str, str | None]:
     """'llm(EXPLAIN)', 'direct(KEY)', 'predictor(FIT)' or 'predictor(FIT, EXPLAIN)' → kind, name, name of explain."""
     parts = re.fullmatch(r'(llm|direct|predictor)\((\w+)(?:, *(\w+))?\)', text)
