@@ -56,6 +56,16 @@ def test_figures_are_means_with_spread_and_the_best_of_a_column_is_marked(groups
     assert ('kl_coef=0.05', 'DeepFM <1>', 'LogLoss') in best and ('kl_coef=0.05', 'Ours', 'LogLoss') not in best
 
 
+def test_a_bound_is_not_the_best(tmp_path):
+    folder = write_run(tmp_path / 'a')
+    summary = json.loads((folder / 'summary.json').read_text())
+    summary['ctr']['True reasons'] = {'test': {'auc': 0.99, 'log_loss': 0.1, 'mae': 0.1, 'rmse': 0.1}}
+    (folder / 'summary.json').write_text(json.dumps(summary))
+    table, = tables.result_tables(collect.grouped([collect.read_run(folder)]))
+    best = {(row[0].text, title) for row in table.rows for cell, title in zip(row, table.columns) if cell.best}
+    assert ('Ours', 'AUC') in best and not any(name == 'True reasons' for name, _ in best)
+
+
 def test_markdown_and_latex_have_the_same_figures(groups):
     text = page.render(groups, 'markdown')
     assert '| kl_coef=0.1 | Ours | **0.9000** | 0.8000 | **0.5000** | **0.5000** |' in text

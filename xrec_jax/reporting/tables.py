@@ -14,6 +14,7 @@ from xrec_jax.metrics.spread import spread
 from xrec_jax.phases.scorers import SUMMARY, labels
 from xrec_jax.reporting.collect import Group, differences
 
+BOUNDS = ('Shuffled', 'True reasons')  # rows of configs/recpie.py that bound what can be had: never the best
 LOWER = ('log_loss', 'mae', 'rmse', 'mae_stars', 'rmse_stars')  # metrics of which less is better
 
 
@@ -69,7 +70,7 @@ def result_tables(groups: Sequence[Group]) -> list[Table]:
             f'Test split: {kind}', (('run', 'scorer') if several else ('scorer',)) + tuple(columns.values()),
             _marked([(*((group,) if several else ()), scorer) for group, scorer in found],
                     [[values[metric] for metric in columns] for values in found.values()],
-                    [metric in LOWER for metric in columns])))
+                    [metric in LOWER for metric in columns], [scorer not in BOUNDS for _, scorer in found])))
     return tables
 
 
@@ -104,13 +105,14 @@ def _values(group: Group, key: str, scorer: str) -> dict[str, list[float]]:
     return result
 
 
-def _marked(names: Sequence[Sequence[str]], values: Sequence[Sequence[Sequence[float]]], lower: Sequence[bool]
-            ) -> list[list[Cell]]:
-    """Rows of names and "mean ± deviation", the best mean of each column marked."""
+def _marked(names: Sequence[Sequence[str]], values: Sequence[Sequence[Sequence[float]]], lower: Sequence[bool],
+            counts: Sequence[bool]) -> list[list[Cell]]:
+    """Rows of names and "mean ± deviation", the best mean of each column marked, of the rows that count."""
     means = np.array([[np.mean(cell) for cell in row] for row in values])
-    best = np.where(lower, np.nanmin(means, axis=0), np.nanmax(means, axis=0)) if means.size else means
-    return [[*map(Cell, name), *(Cell(spread(cell), bool(mean == top)) for cell, mean, top in zip(row, row_means, best))]
-            for name, row, row_means in zip(names, values, means)]
+    ranked = np.where(lower, means, -means)
+    best = np.where(np.array(counts)[:, None], ranked, np.inf).min(axis=0) if means.size else means
+    return [[*map(Cell, name), *(Cell(spread(cell), bool(rank == top)) for cell, rank, top in zip(row, ranks, best))]
+            for name, row, ranks in zip(names, values, ranked)]
 
 
 def seconds_table(groups: Sequence[Group]) -> Table:
