@@ -354,10 +354,10 @@ def test_local_hands_arguments_on_after_its_defaults(machine, installed):
 
 
 @pytest.mark.parametrize('accelerator, variables', [
-    ('cpu', {}), ('cuda13', {'XLA_FLAGS', 'XLA_PYTHON_CLIENT_MEM_FRACTION', 'JAX_COMPILATION_CACHE_DIR'}),
-    ('tpu', {'LIBTPU_INIT_ARGS', 'JAX_COMPILATION_CACHE_DIR'})])
+    ('cpu', {}), ('cuda13', {'XLA_FLAGS', 'XLA_PYTHON_CLIENT_MEM_FRACTION'}),
+    ('tpu', {'LIBTPU_INIT_ARGS'})])
 def test_flags_are_set_for_the_accelerator_and_the_users_own_win(machine, installed, accelerator, variables):
-    names = {'XLA_FLAGS', 'XLA_PYTHON_CLIENT_MEM_FRACTION', 'JAX_COMPILATION_CACHE_DIR', 'LIBTPU_INIT_ARGS'}
+    names = {'XLA_FLAGS', 'XLA_PYTHON_CLIENT_MEM_FRACTION', 'LIBTPU_INIT_ARGS'}
     read = lambda: dict(line.split('=', 1) for line in (machine.folder / 'environment').read_text().splitlines())
     machine.run('local.sh', **installed(accelerator))
     assert names & read().keys() == set(variables)
