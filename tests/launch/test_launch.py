@@ -286,6 +286,15 @@ def test_an_xpk_workload_gets_the_arguments(machine):
     assert program(option(create, 'command')) == RUN
 
 
+def test_settings_for_the_hosts_travel_with_the_run(machine):
+    settings = {'JAX_COMPILATION_CACHE_DIR': 'gs://b/compiled', 'LIBTPU_INIT_ARGS': '--one=1 --two=2'}
+    for script, arguments in (('xpk.sh', [*XPK, *IMAGE]), ('tpu_pod.sh', POD)):
+        shown = machine.run(script, '--dry_run', *arguments, '--', *RUN, **settings).stdout
+        (command,) = [word for word in shlex.split(shown) if 'launch' in word and '--workdir' in word]
+        words = shlex.split(command.split('=', 1)[1])
+        assert {f'{name}={value}' for name, value in settings.items()} <= set(words) and words[-len(RUN):] == RUN
+
+
 def test_an_xpk_workload_is_deleted_on_request_and_after_its_end(machine):
     machine.fake('xpk')
     machine.run('xpk.sh', *XPK, *IMAGE, '--delete', '--', *RUN)
