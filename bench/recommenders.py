@@ -15,7 +15,10 @@ own, and a table at the end of each part. A ratio is theirs / ours: above 1, we 
                              computation (it drops the 943 rows without history, we keep them)
                   positions  a row is 50 targets, all trained in one pass: the same targets in an epoch and as many
                              in a step (2048 / 50 rows), for far less work
-                The CTR models: 80 / 10 / 10 % of all ratings by each user's time, widths as in RecBole.
+                The CTR models: 80 / 10 / 10 % of all ratings by each user's time, widths as in RecBole; beside them
+                the FLOPs of their matrix products, how near ours come to the machine's peak (a product of 2048³ in
+                float32, the best of 5 in the same process), and the ratio that a program at that peak would reach:
+                no other could be faster in float32, whatever else it saves.
                 `parameters` shows how far the two sides are the same model (ours with tables' padding to 128 rows).
   ctr-accuracy  test AUC and LogLoss on ExpCTR's split, five seeds: `configs/baselines/ctr.py` as it stands, and
                 RecBole's defaults (but `embedding_size`, ours) with its own early stopping by validation AUC, its
@@ -154,6 +157,32 @@ def timed(step: Callable[[], Any], times: int) -> dict[str, float]:
     return {'seconds': median, 'compile': seconds[0] - median, 'times': times}
 
 
+def product_flops(function: Callable, *arguments: Any) -> int:
+    """FLOPs of the matrix products in `function`: 2 a multiplication, in a loop as often as it runs."""
+    import jax
+
+    def of(jaxpr) -> int:
+        return sum(of_equation(equation) for equation in jaxpr.eqns)
+
+    def of_equation(equation) -> int:
+        if equation.primitive.name == 'dot_general':
+            (summed, _), _ = equation.params['dimension_numbers']
+            shape = equation.invars[0].aval.shape
+            return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in summed)
+        inner = [getattr(x, 'jaxpr', x) for x in jax.tree.leaves(list(equation.params.values()))]
+        return equation.params.get('length', 1) * sum(of(x) for x in inner if hasattr(x, 'eqns'))
+
+    return of(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def peak_flops(size: int = 2048) -> float:
+    """FLOPs a second of a product of two float32 matrices."""
+    import jax
+    x = jax.random.normal(jax.random.key(0), (size, size))
+    product = jax.jit(lambda x: x @ x)
+    return 2 * size ** 3 / min(timed(lambda: product(x), 1)['seconds'] for _ in range(5))
+
+
 def ranking_model(name: str, num_users: int, num_items: int):
     """A model with RecBole's defaults, and what it is trained for."""
     from xrec_jax.recommenders import ranking, sequences
@@ -225,7 +254,11 @@ def speed_ctr(data_dir: str, model: str) -> dict:
         return ctr.ctr_metrics(examples['valid'].label, scores)
 
     rows = len(examples['train'].user)
-    return {'train': timed(epoch, 5), 'evaluate': timed(evaluate, 10), 'rows': rows, 'steps': -(-rows // BATCH_SIZE),
+    epoch_of = lambda state: training.run_epoch(module, config, fields, state, train, one)
+    flops = {'train': product_flops(epoch_of, state),
+             'evaluate': product_flops(lambda params: training.predict(module, params, fields, valid), state.params)}
+    found = {'train': timed(epoch, 5), 'evaluate': timed(evaluate, 10)}
+    return {**found, 'flops': flops, 'peak': peak_flops(), 'rows': rows, 'steps': -(-rows // BATCH_SIZE),
             'parameters': parameters(state), 'device': device()}
 
 
@@ -403,7 +436,8 @@ class Peer:
         given = [f'--set={key}={json.dumps(value)}' for key, value in settings.items()]
         found = subprocess.run(
             [self.python, ROOT / 'bench' / 'recbole_peer.py', '--model', model, '--data', data, '--seed', str(seed),
-             *given, *['--fast'] * fast], stdout=subprocess.PIPE, check=True, cwd=self.folder)  # it leaves a log where it stands
+             *given, *['--fast'] * fast],
+            stdout=subprocess.PIPE, check=True, cwd=self.folder)  # it leaves a log where it stands
         return json.loads(found.stdout.splitlines()[-1])
 
 
@@ -462,7 +496,12 @@ def speed(args: argparse.Namespace, peer: Peer | None) -> None:
             for part, name in (('train', 'train_seconds'), ('evaluate', 'valid_seconds')) if theirs else ():
                 parts[part]['theirs'] = after_first(theirs[name])
                 parts[part]['ratio'] = parts[part]['theirs']['seconds'] / parts[part]['ours']['seconds']
-            about = {key: figures[key] for key in ('rows', 'steps', 'device')}
+            for part, flops in figures.get('flops', {}).items():
+                least = flops / figures['peak']  # seconds
+                parts[part] |= {'gflop': flops / 1e9, 'share_of_peak': least / parts[part]['ours']['seconds']}
+                if theirs:
+                    parts[part]['bound_of_ratio'] = parts[part]['theirs']['seconds'] / least
+            about = {key: figures[key] for key in ('rows', 'steps', 'device', 'peak') if key in figures}
             about['parameters'] = {'ours': figures['parameters']} | ({'theirs': theirs['parameters']} if theirs else {})
             show(measurement='speed', model=model, form=form, **about, **parts,
                  peer=f'RecBole {theirs["version"]}, torch {theirs["torch"]}, {theirs["threads"]} threads' if theirs
@@ -471,9 +510,14 @@ def speed(args: argparse.Namespace, peer: Peer | None) -> None:
                      for part in parts for side in ('ours', 'theirs')]
             ratios = [f'{parts[part]["ratio"]:.1f}' if theirs else '-' for part in parts]
             compile_seconds = sum(figures[part]['compile'] for part in parts)
-            rows.append([f'{model} {form}'.strip(), *cells[:2], ratios[0], *cells[2:], ratios[1],
-                         f'{compile_seconds:.1f}'])
-    table(('seconds', 'epoch', 'RecBole', 'ratio', 'evaluation', 'RecBole', 'ratio', 'compilation'), rows)
+            shares = [f'{parts[part]["share_of_peak"]:.0%}' if 'share_of_peak' in parts[part] else '-'
+                      for part in parts]
+            bounds = [f'{parts[part]["bound_of_ratio"]:.1f}' if 'bound_of_ratio' in parts[part] else '-'
+                      for part in parts]
+            rows.append([f'{model} {form}'.strip(), *cells[:2], ratios[0], shares[0], bounds[0],
+                         *cells[2:], ratios[1], shares[1], bounds[1], f'{compile_seconds:.1f}'])
+    head = ('RecBole', 'ratio', 'of peak', 'bound')
+    table(('seconds', 'epoch', *head, 'evaluation', *head, 'compilation'), rows)
 
 
 def compare_ctr(args: argparse.Namespace, peer: Peer | None) -> None:

@@ -7,7 +7,8 @@
 Prints a JSON line a measurement. The peer (torch, transformers, peft, accelerate) runs in an interpreter of its own,
 with the same weights, the same adapter and the same tokens; both processes stay, and take turns for `--rounds`
 rounds of `--steps` steps: figures are medians over all steps but those of the first round. `ratio` is ours / theirs:
-above 1, we are faster; `ratio_of_fastest`, of the fastest step of each, says more where others use the machine. `loss` shows that both do the same thing.
+above 1, we are faster; `ratio_of_fastest`, of the fastest step of each, says more where others use the machine.
+`loss` shows that both do the same thing.
 
   speed    a whole optimizer step (forward, backward, clipping, AdamW) on `--rows` × `--tokens` tokens, LoRA of rank 8
            on all projections, no dropout; in three cases:
@@ -19,27 +20,25 @@ above 1, we are faster; `ratio_of_fastest`, of the fastest step of each, says mo
            projections, V D the head, A the adapter (2 forward, 2 for the gradient of what comes in; 2 more for that
            of the weights, which only the adapter has), the last attention over S slots, not halved for causality.
            Peak: the best of float32 (or `--dtype`) products 2048³ (8192³ on accelerators) in the same process.
-  quality  nats and perplexity a token of held-out stories, of the embedded model in float32, int8 and int4
+  quality  nats and perplexity a token of held-out stories, of the embedded model in float32, int8 and int4:
+             reason   of the reason alone, given its prompt, which nearly says it
+             answer   of the Yes or No
+             text     of prompt and reason, from the first token on: titles and histories that nothing foretells
 """
 
 import argparse
 import json
 import os
 import pathlib
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).parents[1]
-SHAPES = {
-    '15m': dict(vocab_size=32000, hidden_size=288, intermediate_size=768, num_layers=6, num_heads=6, num_kv_heads=6,
-                head_dim=48, tie_word_embeddings=True, max_position_embeddings=2048),
-    '8b': dict(vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_layers=32, num_heads=32,
-               num_kv_heads=8, head_dim=128, rope_theta=500000.0, max_position_embeddings=8192),
-}
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+from bench import sides  # noqa: E402
+
 RATE = 1e-4
 CASES = ('all', 'half', 'short')
 
@@ -66,22 +65,19 @@ def ours(args):
     import jax.numpy as jnp
     import numpy as np
     from xrec_jax.language import decoder, lora, packing, peft, tuning, weights
-    from xrec_jax.language.config import DecoderConfig
 
-    dtype = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}[args.dtype]
     if args.model:
-        config, params = weights.load_model(args.model, remat=args.remat, dtype=dtype)
+        config, params = weights.load_model(args.model, remat=args.remat, dtype=jnp.dtype(args.dtype).type)
         lora_config, adapter = peft.load_adapter(args.model / 'adapter', config)
     else:
-        config = DecoderConfig(**SHAPES[args.shape], remat=args.remat, dtype=dtype)
-        make = lambda key: jax.tree.map(lambda x: x.astype(dtype), decoder.init_params(key, config))
-        params, lora_config = jax.jit(make)(jax.random.key(0)), lora.LoraConfig()
+        config, params = sides.random_model(args.shape, args.dtype, remat=args.remat)
+        lora_config = lora.LoraConfig()
         adapter = lora.init_adapter(jax.random.key(1), params, lora_config)
     model = decoder.Decoder(config, lora_config.scale)
     optimizer = tuning.Optimizer(steps=1000, learning_rate=RATE, schedule='constant', warmup_share=0.0)
     count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
-    projections = count([leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params) if 'kernel' in str(path)])
-    flops = (4 * (projections + config.vocab_size * config.hidden_size) + 6 * count(adapter)
+    projections, head = sides.sizes(config, params)
+    flops = (4 * (projections + head) + 6 * count(adapter)
              + 12 * config.num_layers * config.num_heads * config.head_dim * args.tokens)
     states = {}
 
@@ -111,26 +107,14 @@ def ours(args):
         states[case] = learner, step
         return {'seconds': seconds, 'loss': learner.totals.metrics()['loss']}
 
-    def peak():
-        size = 2048 if jax.default_backend() == 'cpu' else 8192
-        x = jnp.full((size, size), 0.5, dtype)
-        product = jax.jit(lambda x: x @ x)
-        seconds = []
-        for _ in range(6):
-            start = time.perf_counter()
-            product(x).block_until_ready()
-            seconds.append(time.perf_counter() - start)
-        return 2 * size**3 / min(seconds)
-
-    device = jax.devices()[0]
-    memory = lambda: (device.memory_stats() or {}).get('peak_bytes_in_use')
-    serve(begin, go, peak, lambda: {'device': device.device_kind, 'flops_per_token': flops, 'device_peak_bytes': memory()})
+    sides.serve(begin=begin, go=go, about=lambda: sides.device() | {'flops_per_token': flops},
+                rooflines=lambda: sides.rooflines(args.dtype))
 
 
-# ------------------------------------------------------------------------------------------- peer
+# ------------------------------------------------------------------------------------------ theirs
 
 
-def peer(args):
+def theirs(args):
     """The same for transformers' Trainer with PEFT."""
     import peft
     import torch
@@ -185,76 +169,17 @@ def peer(args):
                 sys.stdout = out
         return {'seconds': clock.seconds, 'loss': clock.losses[-1]}
 
-    def peak():
-        x, seconds = torch.full((2048, 2048), 0.5), []
-        for _ in range(6):
-            start = time.perf_counter()
-            x @ x
-            seconds.append(time.perf_counter() - start)
-        return 2 * 2048**3 / min(seconds)
-
-    serve(begin, go, peak, lambda: {'versions': f'torch {torch.__version__}, transformers {transformers.__version__}, '
-                                                f'peft {peft.__version__}', 'threads': torch.get_num_threads()})
-
-
-def serve(begin, go, peak, about):
-    """Answers the lines of standard input, a JSON line each, with the peak of this process's memory."""
-    verbs = {'begin': begin, 'go': go, 'peak': lambda: {'peak_flops': peak()}, 'about': about}
-    for line in sys.stdin:
-        verb, *rest = json.loads(line)
-        answer = verbs[verb](*rest) | {'peak_mib': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
-        print('@' + json.dumps(answer), flush=True)
-
-
-class Worker:
-    """A process that serves."""
-
-    def __init__(self, python: str, *arguments: str):
-        environment = os.environ | {'PYTHONPATH': str(ROOT), 'TRANSFORMERS_VERBOSITY': 'error',
-                                    'TOKENIZERS_PARALLELISM': 'false'}
-        self.process = subprocess.Popen([python, __file__, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        text=True, env=environment)
-
-    def ask(self, *request) -> dict:
-        self.process.stdin.write(json.dumps(request) + '\n')
-        self.process.stdin.flush()
-        for line in self.process.stdout:
-            if line.startswith('@'):
-                return json.loads(line[1:])
-        raise SystemExit(f'the worker for {request} ended with status {self.process.wait()}')
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
+    sides.serve(begin=begin, go=go, about=lambda: sides.versions() | {'peft': peft.__version__})
 
 
 # ------------------------------------------------------------------------------------------ parts
 
 
-def save_material(directory: pathlib.Path, shape: str) -> None:
-    """Random weights and a random adapter, as Hugging Face and PEFT keep them."""
-    import jax
-    from xrec_jax.language import decoder, lora, peft, weights
-    from xrec_jax.language.config import DecoderConfig
-    config = DecoderConfig(**SHAPES[shape])
-    params = jax.jit(lambda: decoder.init_params(jax.random.key(0), config))()
-    lora_config = lora.LoraConfig(rank=8, alpha=16.0)
-    weights.save_model(directory, config, params)
-    peft.save_adapter(directory / 'adapter', config, lora.init_adapter(jax.random.key(1), params, lora_config), lora_config)
-
-
 def speed(args) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        folder = pathlib.Path(folder)
-        common = ['--shape', args.shape, '--dtype', args.dtype, '--rows', str(args.rows), '--tokens', str(args.tokens),
-                  '--remat', args.remat, '--microbatch', str(args.microbatch)]
-        if args.peer:  # written by another process: this one holds no device
-            subprocess.run([sys.executable, __file__, '--worker', 'save', '--model', folder, '--shape', args.shape],
-                           check=True, env=os.environ | {'PYTHONPATH': str(ROOT)})
-            common += ['--model', str(folder)]
-        workers = {'ours': Worker(sys.executable, '--worker', 'ours', *common)}
-        if args.peer:
-            workers['theirs'] = Worker(args.peer, '--worker', 'peer', *common)
+        workers = sides.workers(__file__, args, pathlib.Path(folder), '--shape', args.shape, '--dtype', args.dtype,
+                                '--rows', str(args.rows), '--tokens', str(args.tokens), '--remat', args.remat,
+                                '--microbatch', str(args.microbatch))
         try:
             for case in args.cases:
                 report(args, case, workers)
@@ -263,30 +188,28 @@ def speed(args) -> None:
                 worker.close()
 
 
-def report(args, case: str, workers: dict[str, Worker]) -> None:
+def report(args, case: str, workers: dict[str, sides.Worker]) -> None:
     """Takes turns, and prints a line a side."""
     begun = {side: worker.ask('begin', case) for side, worker in workers.items()}
-    rounds = {side: [] for side in workers}
-    for _ in range(args.rounds + 1):
-        for side, worker in workers.items():
-            rounds[side].append(worker.ask('go', case, args.steps))
+    rounds = sides.take_turns(workers, args.rounds, 'go', case, args.steps)
     rates, best = {}, {}
     for side, worker in workers.items():
-        seconds = [value for one in rounds[side][1:] for value in one['seconds']]
+        seconds = [value for one in rounds[side] for value in one['seconds']]
         rates[side] = begun[side]['tokens'] / statistics.median(seconds)
         best[side] = begun[side]['tokens'] / min(seconds)
         line = {'claim': 'tune', 'case': case, 'side': side, 'tokens_per_second': round(rates[side], 1),
                 'step_seconds': round(statistics.median(seconds), 3), 'fastest': round(min(seconds), 3),
-                'slowest': round(max(seconds), 3), 'first_loss': round(rounds[side][0]['loss'], 5),
+                'slowest': round(max(seconds), 3), 'loss': round(rounds[side][-1]['loss'], 5),
                 **begun[side], **worker.ask('about')}
         if side == 'ours':
-            peak = worker.ask('peak')['peak_flops']
+            peak = worker.ask('rooflines')['peak_flops']
             share = line['flops_per_token'] * rates[side] / peak
             line |= {'matmul_gflops': round(peak / 1e9, 1), 'share_of_peak': round(share, 3) if case == 'all' else None}
         print(json.dumps(line), flush=True)
     if 'theirs' in rates:
         print(json.dumps({'claim': 'tune', 'case': case, 'ratio': round(rates['ours'] / rates['theirs'], 2),
-                          'ratio_of_fastest': round(best['ours'] / best['theirs'], 2), 'load_average': os.getloadavg()[0]}), flush=True)
+                          'ratio_of_fastest': round(best['ours'] / best['theirs'], 2),
+                          'load_average': os.getloadavg()[0]}), flush=True)
 
 
 def quality(args) -> None:
@@ -297,13 +220,19 @@ def quality(args) -> None:
     directory = importlib.resources.files('xrec_jax.language') / 'tiny'
     config, params = weights.load_model(directory)
     tokenizer, held_out = tokenizers.load_tokenizer(directory), probes.tell_many(0, args.stories, 6)
+    pairs = {'reason': [(story.explain_prompt, story.reason) for story in held_out],
+             'answer': [(story.click_prompt, story.answer) for story in held_out],
+             'text': [('', story.explain_prompt + story.reason) for story in held_out]}
     bases = {'float32': params} | {kind: quantize.quantize(params, kind, lora.TARGETS) for kind in quantize.KINDS}
+    whole = None
     for kind, base in bases.items():
-        losses = probes.response_loss(decoder.Decoder(config), base, tokenizer, held_out)
+        losses = probes.losses(decoder.Decoder(config), base, tokenizer, pairs)
+        whole = whole or losses
         print(json.dumps({
             'claim': 'quantize', 'kind': kind, 'stories': args.stories, 'mib': round(quantize.num_bytes(base) / 2**20, 2),
-            **{name: round(value, 5) for name, value in losses.items()},
-            **{name.replace('loss', 'perplexity'): round(float(np.exp(value)), 5) for name, value in losses.items()},
+            **{f'{name}_loss': round(value, 5) for name, value in losses.items()},
+            **{f'{name}_perplexity': round(float(np.exp(value)), 5) for name, value in losses.items()},
+            **{f'{name}_perplexity_lost': f'{np.expm1(value - whole[name]):+.3%}' for name, value in losses.items()},
         }), flush=True)
 
 
@@ -311,8 +240,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--peer', help='a Python that has torch, transformers, peft and accelerate')
     parser.add_argument('--only', choices=('speed', 'quality'))
-    parser.add_argument('--shape', choices=SHAPES, default='15m')
-    parser.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
+    parser.add_argument('--shape', choices=sides.SHAPES, default='15m')
+    parser.add_argument('--dtype', choices=sides.DTYPES, default='float32')
     parser.add_argument('--rows', type=int, default=16)
     parser.add_argument('--tokens', type=int, default=256)
     parser.add_argument('--microbatch', type=int, default=0, help='rows of a pass of ours; 0: all, a quarter where packed')
@@ -321,16 +250,16 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--steps', type=int, default=2)
     parser.add_argument('--stories', type=int, default=512)
-    parser.add_argument('--worker', choices=('ours', 'peer', 'save'), help=argparse.SUPPRESS)
+    parser.add_argument('--worker', choices=('ours', 'theirs', 'save'), help=argparse.SUPPRESS)
     parser.add_argument('--model', type=pathlib.Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.peer and args.shape != '15m':
         parser.error('the peer is measured in the shape 15m')
     if args.worker == 'save':
-        save_material(args.model, args.shape)
+        sides.save_material(args.model, args.shape)
     elif args.worker:
         args.remat = {'none': False, 'all': True}.get(args.remat, args.remat)
-        {'ours': ours, 'peer': peer}[args.worker](args)
+        {'ours': ours, 'theirs': theirs}[args.worker](args)
     else:
         for name, part in (('speed', speed), ('quality', quality)):
             if args.only in (None, name):
@@ -338,5 +267,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    sys.path.insert(0, str(ROOT))
     main()

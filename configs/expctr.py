@@ -39,6 +39,7 @@ def get_config(dataset: str = 'ml-100k') -> ConfigDict:
         'model': 'tiny',  # or a Hugging Face LLaMA directory
         'dtype': 'float32',
         'remat': False,
+        'attention': 'auto',  # of whole sequences: 'xla', 'cudnn' (GPU), 'tpu'; auto: what the platform has
         'lora_rank': 8,
         'lora_alpha': 16.0,
         'lora_targets': ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'),

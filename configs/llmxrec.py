@@ -83,8 +83,8 @@ def get_config(argument: str = 'ml-100k') -> ConfigDict:
         'parts': parts | {'history': 6, 'role': False, 'rules': False},
     })
     # [T] `tiny` judges by the candidate's title and the beginnings of the two explanations, under short headings: some
-    # 145 of its short tokens, where the published prompt [P] has 900 to 1,400. For a real LLaMA: frame 'alpaca' or 'llama2', form
-    # 'published', question True, `parts` as above, explanation_tokens 0.
+    # 145 of its short tokens, where the published prompt [P] has 900 to 1,400. For a real LLaMA: frame 'alpaca' or
+    # 'llama2', form 'published', question True, `parts` as above, explanation_tokens 0.
     config.judge_prompt = ConfigDict({
         'frame': 'plain',
         'role': False,
@@ -126,10 +126,10 @@ def get_config(argument: str = 'ml-100k') -> ConfigDict:
         'load': '',
         'data': {'train': (), 'forms': ('pairs',), 'valid_share': 0.0},  # config.judge_pairs
         # [T]: with 4e-3, or with 32 in a batch and 3e-3, `tiny` answers by chance to the end.
-        'epochs': 2,
+        'epochs': 1,
+        'batch_size': 4,
         'max_length': 192,
         'row_length': 192,
-        'microbatch_size': 8,
         'optimizer': {'learning_rate': 1e-3},
     })
 
@@ -167,6 +167,7 @@ def get_config(argument: str = 'ml-100k') -> ConfigDict:
         # pairs: generators by their phases `explain`, all of the same requests; and the judge
         'generators': (('LLaMA', 'llama'), ('ChatGLM', 'chatglm'), ('GPT-3.5', 'gpt35'), ('GPT-4', 'gpt4'),
                        ('ours, tuned', 'tuned')),
+        'ours': 'ours, tuned',  # which of them stands where the paper's table has LLMXRec
         'adapter': 'judge',
         'reference': '',  # one of them, to compare the others with it alone; and what they differ in
         'condition': '',

@@ -5,7 +5,7 @@
 
 The argument: ml-100k, mind or steam, and which analyses (all, if none is named):
   history  figure 3a: items of history that the prompt shows, against 10
-  data     figure 3b: tuned on instruct_scaling_N.jsonl, N pairs of each data set, against 100 (the paper: 150, which are
+  amount   figure 3b: tuned on instruct_scaling_N.jsonl, N pairs of each data set, against 100 (the paper: 150, which are
            not published)
   sides    figure 4: without the profile, without categories, against the whole prompt
 Each leaves a table, and analysis/<phase>.csv and .png in the workdir. Adapters that another run has tuned are used again
@@ -19,10 +19,10 @@ from configs import llmxrec
 from configs.baselines import parse
 
 HISTORY = (2, 5, 10, 20)  # [T]; [P] up to 50 on ML-100k
-DATA = (10, 20, 50, 100, 200)
+AMOUNT = (10, 20, 50, 100, 200)
 SIDES = {'whole': {}, 'without profile': {'profile': ()},
          'without categories': {'history_categories': False, 'candidate_categories': False}}
-ANALYSES = ('history', 'data', 'sides')
+ANALYSES = ('history', 'amount', 'sides')
 
 
 def get_config(argument: str = 'ml-100k') -> ConfigDict:
@@ -30,12 +30,12 @@ def get_config(argument: str = 'ml-100k') -> ConfigDict:
     config = llmxrec.get_config(f'{dataset},bpr')
     config.explain.requests.max_rows = 100  # users
     writers = []  # phases
-    tuned = [] if tuple(analyses) == ('data',) else ['tune(explainer)']
+    tuned = [] if tuple(analyses) == ('amount',) else ['tune(explainer)']
     judged = []
     for analysis in analyses:
         conditions, settings = CONDITIONS[analysis](config)
         writers += [f'explain({name})' for _, name in conditions]
-        if analysis == 'data':
+        if analysis == 'amount':
             tuned += [f'tune({name}_adapter)' for _, name in conditions]
         config[analysis] = ConfigDict({'task': 'pairs', 'generators': tuple(conditions)} | settings)
         judged.append(f'judge({analysis})')
@@ -50,17 +50,17 @@ def _history(config: ConfigDict) -> tuple[list[tuple[str, str]], dict]:
             {'reference': '10', 'condition': 'items of history in the prompt'})
 
 
-def _data(config: ConfigDict) -> tuple[list[tuple[str, str]], dict]:
-    for size in DATA:
-        config[f'data{size}_adapter'] = ConfigDict({
-            'adapter_name': f'data{size}',
+def _amount(config: ConfigDict) -> tuple[list[tuple[str, str]], dict]:
+    for size in AMOUNT:
+        config[f'tuned{size}_adapter'] = ConfigDict({
+            'adapter_name': f'tuned{size}',
             'data': {'folder': config.get_ref('material'), 'train': (f'instruct_scaling_{size}.jsonl',),
                      'forms': ('instructions',), 'test': ('instruct_test_unseen.jsonl',), 'valid_share': 0.0},
             'epochs': 3,
             'optimizer': {'learning_rate': 1e-3},  # [T]
         })
-        config[f'data{size}'] = ConfigDict({'adapter': f'data{size}'})
-    return ([(str(size), f'data{size}') for size in DATA],
+        config[f'tuned{size}'] = ConfigDict({'adapter': f'tuned{size}'})
+    return ([(str(size), f'tuned{size}') for size in AMOUNT],
             {'reference': '100', 'condition': 'pairs of each data set that the writer was tuned on'})
 
 
@@ -71,4 +71,4 @@ def _sides(config: ConfigDict) -> tuple[list[tuple[str, str]], dict]:
     return names, {'reference': 'whole', 'condition': 'prompt'}
 
 
-CONDITIONS = {'history': _history, 'data': _data, 'sides': _sides}
+CONDITIONS = {'history': _history, 'amount': _amount, 'sides': _sides}

@@ -46,7 +46,7 @@ def get_config(dataset: str = 'simulated') -> ConfigDict:
     config.seed = 0
     config.mesh, config.encoder, config.language = base.mesh, base.encoder, base.language
     config.schedule = ('explain(profiles)', 'fit(no_text)', *FIRST, *ROUND, *LAST, *SHUFFLED,
-                       *(TRUTH if dataset == 'simulated' else ()), 'judge(table)')
+                       *(TRUTH if dataset == 'simulated' else ()), 'judge(table)', 'judge(text)')
     config.data = data_config(config, dataset)
     config.prompt = ConfigDict({
         'positive': 'recpie/tiny_positive',
@@ -111,7 +111,7 @@ def get_config(dataset: str = 'simulated') -> ConfigDict:
         'after': {'explain': 'contrast', 'scorers': ('RecPIE',)},
         'attention': 'RecPIE',  # the scorer whose attention values are kept
         'examples': 5,
-        # Of task 'text', which a schedule may end with: 'judge(text)'.
+        # Of task 'text' (table 2).
         'texts': {
             'explanations': ('frozen', 'contrast'),  # phases `explain`
             'splits': ('test',),

@@ -22,6 +22,7 @@ def get_config(file: str = '') -> ConfigDict:
         'model': 'tiny',  # or a Hugging Face directory
         'dtype': 'float32',  # of the frozen base; 'bfloat16' on accelerators. The adapter is float32
         'remat': 'projections',  # what the backward pass computes again; 'none', or 'all' for the least memory
+        'attention': 'auto',  # of whole sequences: 'xla', 'cudnn' (GPU), 'tpu'; auto: what the platform has
         'lora_rank': 8,  # [A]
         'lora_alpha': 16.0,  # [A]
         'lora_targets': ('q_proj', 'v_proj'),  # [A]

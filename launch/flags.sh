@@ -2,6 +2,9 @@
 # The compiler's and the runtime's settings that matter, all here; sourced by local.sh, through which
 # every launch script starts the program. What is set in the environment already wins.
 #
+# Compiled programs the program itself keeps (xrec_jax/runs/compile_cache.py); where many hosts compile the
+# same, JAX_COMPILATION_CACHE_DIR=gs://BUCKET/compiled lets one do it for all.
+#
 # set_flags ACCELERATOR      cpu, cuda12, cuda13 or tpu
 set_flags() {
   case $1 in
@@ -21,14 +24,6 @@ set_flags() {
       # JAX takes three quarters of a card's memory unless told otherwise; nothing else runs on ours.
       # The rest is for CUDA's and NCCL's own buffers.
       export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.9}
-      ;;
-  esac
-  case $1 in
-    tpu | cuda*)
-      # An 8B model compiles for minutes, on every host and after every preemption, without it. A
-      # folder that all hosts share (gs://… will do) serves a whole pod. On CPU programs are small,
-      # and what one machine compiled another may not be able to run.
-      export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/xrec_jax/compiled}
       ;;
   esac
 }

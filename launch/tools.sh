@@ -31,6 +31,14 @@ run() {
   fi
 }
 
+# forwarded: the settings of this environment that are meant for the machines that train, as assignments.
+forwarded() {
+  local name
+  for name in JAX_COMPILATION_CACHE_DIR LIBTPU_INIT_ARGS; do
+    if [ -n "${!name:-}" ]; then printf '%s=%s ' "$name" "$(quoted "${!name}")"; fi
+  done
+}
+
 # value OPTION ARGUMENT...: prints what follows the option.
 value() {
   if [ $# -lt 2 ] || [ -z "$2" ]; then fail "$1 needs a value"; fi

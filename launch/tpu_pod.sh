@@ -93,7 +93,8 @@ start() {
   on all 'if [ -e xrec_jax/launch/on_host.sh ]; then bash xrec_jax/launch/on_host.sh idle; fi'
   run "${resources[@]}" scp "$code" "$name:xrec_jax.tgz" "${where[@]}" --node=all --worker=all
   if [ -z "$dry_run" ]; then rm -r -- "$(dirname -- "$code")"; fi
-  on all "mkdir -p xrec_jax && tar xzf xrec_jax.tgz -C xrec_jax && bash xrec_jax/launch/on_host.sh start $(quoted "$@")"
+  on all "mkdir -p xrec_jax && tar xzf xrec_jax.tgz -C xrec_jax &&
+$(forwarded)bash xrec_jax/launch/on_host.sh start $(quoted "$@")"
 }
 
 follow() { on 0 'bash xrec_jax/launch/on_host.sh follow'; }

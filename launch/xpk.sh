@@ -60,7 +60,7 @@ if [ -n "$train" ]; then
   fi
   run xpk workload create "${where[@]}" --workload="$workload" --tpu-type="$type" --num-slices="$slices" \
     --docker-image="$image" --max-restarts="$restarts" \
-    --command="XREC_DISTRIBUTED=tpu exec bash launch/local.sh $(quoted "$@")"
+    --command="XREC_DISTRIBUTED=tpu $(forwarded)exec bash launch/local.sh $(quoted "$@")"
 fi
 if [ -n "$wait" ]; then run xpk workload list "${where[@]}" --wait-for-job-completion="$workload"; fi
 if [ -n "$delete" ]; then run xpk workload delete "${where[@]}" --workload="$workload"; fi

@@ -41,8 +41,8 @@ def command(tmp_path_factory):
     """The arguments of a small run but for its workdir, and the environment that its processes share."""
     folder = tmp_path_factory.mktemp('command')
     model = save_language_model(folder / 'model')
-    cache = {'JAX_COMPILATION_CACHE_DIR': str(folder / 'compiled'), 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-             'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1'}
+    cache = {'JAX_ENABLE_COMPILATION_CACHE': 'true', 'JAX_COMPILATION_CACHE_DIR': str(folder / 'compiled'),
+             'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0', 'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1'}
     schedule = ('explain(icl)', 'fit(ids)', 'align(lc)')
     return ('--config', f'{SMALL}:{model}', f'--config.schedule={schedule}'), cache
 

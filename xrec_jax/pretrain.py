@@ -22,7 +22,7 @@ from xrec_jax import cli
 from xrec_jax.language import decoder, induction, pretraining, probes, stories, tokenizers, weights
 from xrec_jax.language.config import DecoderConfig
 from xrec_jax.language.sampling import SamplingConfig
-from xrec_jax.runs import progress
+from xrec_jax.runs import compile_cache, progress
 from xrec_jax.runs.checkpoints import Checkpoints
 from xrec_jax.runs.files import write_whole
 from xrec_jax.runs.metrics_writer import MetricsWriter, read_metrics
@@ -31,6 +31,7 @@ from xrec_jax.runs.workdir import open_workdir
 
 def main(argv: list[str]) -> None:
     del argv
+    compile_cache.use()
     config = flags.FLAGS.config
     workdir = open_workdir(flags.FLAGS.workdir, config)
     directory = workdir / 'model'

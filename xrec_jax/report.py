@@ -1,10 +1,13 @@
 """Puts finished runs side by side: mean and spread over their seeds.
 
-python -m xrec_jax.report --workdir runs/a --workdir runs/b [--workdir …]
+    python -m xrec_jax.report --workdir runs/a runs/b [runs/c …]                       # a table in the terminal
+    python -m xrec_jax.report --workdir runs/a runs/b --out report.html                # a page with figures
+    python -m xrec_jax.report --workdir runs/a runs/b --format markdown [--out FILE]   # or latex: the tables
 """
 
 import json
 import pathlib
+import sys
 
 import numpy as np
 import rich.table
@@ -14,17 +17,49 @@ from xrec_jax import cli
 from xrec_jax.errors import UserError
 from xrec_jax.metrics.spread import spread
 from xrec_jax.phases.scorers import SUMMARY, labels
+from xrec_jax.reporting import collect, page
 from xrec_jax.runs import progress
+from xrec_jax.runs.files import write_whole
 from xrec_jax.runs.metrics_writer import read_metrics
 
 
 def main(argv: list[str]) -> None:
     del argv
-    workdirs = [pathlib.Path(path) for path in flags.FLAGS.workdir]
+    workdirs = [pathlib.Path(path).expanduser() for path in flags.FLAGS.workdir]
+    form, out = flags.FLAGS.format, flags.FLAGS.out
+    if form or out:
+        write_report(workdirs, form or 'html', out and pathlib.Path(out).expanduser())
+        return
     summaries = [read_summary(workdir) for workdir in workdirs]
     progress.CONSOLE.print(figures_table(summaries))
     for line in lines(summaries, workdirs):
         progress.say(line)
+
+
+def write_report(workdirs: list[pathlib.Path], form: str, out: pathlib.Path | None) -> None:
+    """Writes the report of `reporting.page` to a file, or to the terminal without one."""
+    if form == 'html' and not out:
+        raise UserError('--format=html needs --out: the file that is written.')
+    text = page.render(collect.grouped([collect.read_run(workdir) for workdir in workdirs]), form)
+    if not out:
+        print(text)
+        return
+    write_whole(out, lambda path: path.write_text(text, encoding='utf-8'))
+    progress.say(f'written to {out}')
+
+
+def workdirs_apart(arguments: list[str]) -> list[str]:
+    """`--workdir A B` as `--workdir=A --workdir=B`."""
+    found, listing = [], False
+    for argument in arguments:
+        if argument in ('--workdir', '-workdir'):
+            listing = True
+        elif listing and not argument.startswith('-'):
+            found.append(f'--workdir={argument}')
+        else:
+            listing = argument.startswith(('--workdir=', '-workdir='))
+            found.append(argument)
+    return found
 
 
 def read_summary(workdir: pathlib.Path) -> dict:
@@ -84,5 +119,8 @@ def lines(summaries: list[dict], workdirs: list[pathlib.Path]) -> list[str]:
 
 
 if __name__ == '__main__':
-    flags.DEFINE_multi_string('workdir', None, 'Folder of a finished run; give it for each.', required=True)
+    flags.DEFINE_multi_string('workdir', None, 'Folders of finished runs.', required=True)
+    flags.DEFINE_string('out', '', 'File for the report; without it and --format a table is printed.')
+    flags.DEFINE_enum('format', None, page.FORMATS, 'html (of --out by default), or the tables as markdown or latex.')
+    sys.argv[1:] = workdirs_apart(sys.argv[1:])
     cli.run(main)

@@ -11,7 +11,7 @@ from xrec_jax.data import protocols
 from xrec_jax.parallel import distributed
 from xrec_jax.phases.schedule import check_schedule, parse, run_schedule
 from xrec_jax.phases.task import Task, make_task, protocol_options
-from xrec_jax.runs import files, heartbeat, preemption, progress, watch
+from xrec_jax.runs import compile_cache, files, heartbeat, preemption, progress, watch
 from xrec_jax.runs.workdir import open_workdir
 
 
@@ -19,6 +19,7 @@ def main(argv: list[str]) -> None:
     del argv
     cli.join_processes()
     preemption.listen()
+    compile_cache.use()
     config, directory = flags.FLAGS.config, flags.FLAGS.workdir
     # The folder is made last: bad settings leave nothing behind that would refuse the right ones.
     task = make_task(config, files.as_path(directory))
@@ -33,6 +34,7 @@ def main(argv: list[str]) -> None:
     if task.dataset:
         progress.say(told(task))
     run_schedule(task)
+    distributed.barrier('end')
 
 
 def told(task: Task) -> str:

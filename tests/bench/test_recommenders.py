@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import pathlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -61,6 +62,15 @@ def test_large_arrays_of_a_program_are_found_in_any_layout(bench):
     program = ('%a = f32[8,4]{1,0} add(%x, %y)\n%b = bf16[32]{0} copy(%c)\n%d = (f32[16,2]{1,0}, s32[]) tuple()\n'
                '%e = f32[8,2]{1,0} add(%x, %y)\n%f = s32[99]{0} iota()\n%g = f32[] constant(0)')
     assert bench.whole(program, 32) == 3
+
+
+def test_flops_are_those_of_all_products_in_loops_and_gradients(bench):
+    def epoch(w, xs):
+        loss = lambda w, x: jnp.tanh(x @ w).sum()
+        return jax.lax.scan(lambda w, x: (w - jax.grad(loss)(w, x), None), w, xs)[0]
+
+    forward_and_weights = 2 * 2 * 3 * 4 * 5  # x is no parameter
+    assert bench.product_flops(jax.jit(epoch), jnp.ones((4, 5)), jnp.ones((7, 3, 4))) == 7 * forward_and_weights
 
 
 def test_a_run_of_the_peer_leaves_its_line_and_is_not_run_again(bench, tmp_path):

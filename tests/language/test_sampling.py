@@ -134,3 +134,9 @@ def test_a_key_of_its_own_draws_for_a_row_what_it_draws_alone(settings):
 def test_impossible_settings_are_refused(change, named):
     with pytest.raises(UserError, match=named):
         SamplingConfig(**change)
+
+
+def test_greatest_is_argmax_and_of_equals_the_first():
+    logits = np.random.default_rng(0).integers(-3, 4, (50, 9)).astype(np.float32)  # many are equal
+    logits[0] = sampling.IMPOSSIBLE
+    np.testing.assert_array_equal(sampling.greatest(jnp.asarray(logits)), logits.argmax(axis=-1))

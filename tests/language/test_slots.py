@@ -1,6 +1,7 @@
 """A queue in slots says what each prompt says alone, whatever ran beside it, and compiles once."""
 
 import dataclasses
+import math
 
 import jax
 import numpy as np
@@ -122,16 +123,28 @@ def test_unequal_lengths_take_fewer_steps_than_plain_batches(variables):
     assert steps < (lengths.sum() - 64) / 8 + 30
 
 
-def test_on_eight_devices_it_is_the_same(variables):
+@pytest.fixture(scope='module')
+def on_one_device(variables):
+    """A queue, drawn and greedy, on a device without a mesh."""
+    return {name: run_queue(MODEL, variables, sampling) for name, sampling in SAMPLINGS.items()}
+
+
+SAMPLINGS = {'drawn': SamplingConfig(max_length=7, temperature=1.5), 'greedy': SamplingConfig(max_length=7, temperature=0)}
+
+
+def run_queue(model, variables, sampling):
     tokens, mask = queue(20, seed=6)
-    sampling = SamplingConfig(max_length=7, temperature=1.5)
-    run = lambda model, variables: slots.generate_queue(
-        model, variables, tokens, mask, jax.random.key(5), sampling=sampling, stop_ids=STOPS, num_slots=8,
-        prefill_size=4)[0]
-    mesh = meshes.make_mesh({'data': 2, 'fsdp': 2, 'tensor': 2})
+    return slots.generate_queue(model, variables, tokens, mask, jax.random.key(5), sampling=sampling, stop_ids=STOPS,
+                                num_slots=8, prefill_size=4)[0]
+
+
+@pytest.mark.parametrize('sizes', [(1, 1, 2), (1, 2, 1), (2, 2, 2)], ids=str)
+def test_on_several_devices_it_is_the_same(variables, on_one_device, sizes):
+    mesh = meshes.make_mesh(dict(zip(meshes.AXES, sizes)), jax.devices()[:math.prod(sizes)])
     model = decoder.Decoder(dataclasses.replace(CONFIG, mesh=mesh))
     placed = {'params': sharding.place_params(variables['params'], decoder.abstract_params(CONFIG), mesh)}
-    assert_same(run(model, placed), run(MODEL, variables))
+    for name, sampling in SAMPLINGS.items():
+        assert_same(run_queue(model, placed, sampling), on_one_device[name])
 
 
 def test_sizes_that_do_not_fit_are_refused(variables):

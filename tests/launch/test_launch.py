@@ -286,6 +286,15 @@ def test_an_xpk_workload_gets_the_arguments(machine):
     assert program(option(create, 'command')) == RUN
 
 
+def test_settings_for_the_hosts_travel_with_the_run(machine):
+    settings = {'JAX_COMPILATION_CACHE_DIR': 'gs://b/compiled', 'LIBTPU_INIT_ARGS': '--one=1 --two=2'}
+    for script, arguments in (('xpk.sh', [*XPK, *IMAGE]), ('tpu_pod.sh', POD)):
+        shown = machine.run(script, '--dry_run', *arguments, '--', *RUN, **settings).stdout
+        (command,) = [word for word in shlex.split(shown) if 'launch' in word and '--workdir' in word]
+        words = shlex.split(command.split('=', 1)[1])
+        assert {f'{name}={value}' for name, value in settings.items()} <= set(words) and words[-len(RUN):] == RUN
+
+
 def test_an_xpk_workload_is_deleted_on_request_and_after_its_end(machine):
     machine.fake('xpk')
     machine.run('xpk.sh', *XPK, *IMAGE, '--delete', '--', *RUN)
@@ -354,10 +363,10 @@ def test_local_hands_arguments_on_after_its_defaults(machine, installed):
 
 
 @pytest.mark.parametrize('accelerator, variables', [
-    ('cpu', {}), ('cuda13', {'XLA_FLAGS', 'XLA_PYTHON_CLIENT_MEM_FRACTION', 'JAX_COMPILATION_CACHE_DIR'}),
-    ('tpu', {'LIBTPU_INIT_ARGS', 'JAX_COMPILATION_CACHE_DIR'})])
+    ('cpu', {}), ('cuda13', {'XLA_FLAGS', 'XLA_PYTHON_CLIENT_MEM_FRACTION'}),
+    ('tpu', {'LIBTPU_INIT_ARGS'})])
 def test_flags_are_set_for_the_accelerator_and_the_users_own_win(machine, installed, accelerator, variables):
-    names = {'XLA_FLAGS', 'XLA_PYTHON_CLIENT_MEM_FRACTION', 'JAX_COMPILATION_CACHE_DIR', 'LIBTPU_INIT_ARGS'}
+    names = {'XLA_FLAGS', 'XLA_PYTHON_CLIENT_MEM_FRACTION', 'LIBTPU_INIT_ARGS'}
     read = lambda: dict(line.split('=', 1) for line in (machine.folder / 'environment').read_text().splitlines())
     machine.run('local.sh', **installed(accelerator))
     assert names & read().keys() == set(variables)

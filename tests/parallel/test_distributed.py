@@ -12,7 +12,11 @@ from xrec_jax.parallel import distributed, mesh as meshes
 def calls(monkeypatch):
     """How `jax.distributed.initialize` is called."""
     made = []
-    monkeypatch.setattr(jax.distributed, 'initialize', lambda *args, **settings: made.append((args, settings)))
+
+    def initialize(*args, shutdown_timeout_seconds, **settings):
+        made.append((args, settings))
+
+    monkeypatch.setattr(jax.distributed, 'initialize', initialize)
     return made
 
 

@@ -65,7 +65,7 @@ def small_config(places):
     model, material, _ = places
     config = llmxrec.get_config('ml-100k,bpr')
     config.material = str(material)
-    config.mesh.update({'data': 8, 'fsdp': 1, 'tensor': 1})
+    config.mesh.update({'data': 2, 'fsdp': 2, 'tensor': 2})
     config.schedule = small_config_schedule()
     config.bare = ConfigDict({'parts': {'profile': (), 'history': 0}, 'requests': {'max_rows': 6}})
     config.conditions = ConfigDict({'task': 'pairs', 'generators': (('whole', 'tuned'), ('bare', 'bare')),
@@ -80,16 +80,16 @@ def small_config(places):
         group.parts.update({'history': 1, 'role': False, 'rules': False})
         group.frame = 'plain'
     config.prompt.as_recorded = False
-    config.tune.update({'max_length': 512, 'row_length': 512, 'epochs': 1, 'batch_size': 8,
-                        'microbatch_size': 8})
+    config.tune.update({'max_length': 512, 'row_length': 512, 'epochs': 1, 'batch_size': 4,
+                        'microbatch_size': 4})
     for name in ('explainer', 'judge_adapter'):
         config[name].epochs = 1
         if 'batch_size' in config[name]:
-            config[name].batch_size = 8
+            config[name].batch_size = 4
     config.explainer.data.valid_share = 0.2
     config.judge_pairs.valid_share = 0.3
-    config.explain.update({'batch_size': 32, 'checkpoint_every': 1})
-    config.judge.update({'batch_size': 8, 'checkpoint_every': 1, 'max_requests': 0, 'max_length': 8,
+    config.explain.update({'batch_size': 16, 'checkpoint_every': 1})
+    config.judge.update({'batch_size': 4, 'checkpoint_every': 2, 'max_requests': 0, 'max_length': 8,
                          'generators': (('LLaMA', 'llama'), ('GPT-3.5', 'gpt35'), ('ours', 'tuned')),
                          'models': {'untuned': '', 'tuned': 'explainer'}})
     return config
@@ -185,7 +185,7 @@ def test_a_stopped_run_ends_with_the_same_explanations_and_verdicts(unbroken, pl
         def flush(self, step, calls=[0], original=PartsWriter.flush):
             original(self, step)
             calls[0] += type(self) is kind
-            if calls[0] == 2:
+            if calls[0] == 3:
                 raise Stop
 
         with monkeypatch.context() as patch:
@@ -262,6 +262,7 @@ def test_an_adapter_that_another_run_tuned_is_taken_as_it_is(unbroken, places):
 @pytest.mark.parametrize('analysis', llmxrec_analyses.ANALYSES)
 def test_analyses_are_schedules_of_what_stands(analysis):
     config = llmxrec_analyses.get_config(f'ml-100k,{analysis}')
+    assert config.data.name == 'ml-100k'
     parsed = schedule.parse(config)
     (judge,) = [settings for _, verb, settings in parsed if verb == 'judge']
     explained = [settings.name for _, verb, settings in parsed if verb == 'explain']

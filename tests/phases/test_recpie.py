@@ -15,7 +15,7 @@ from tests.phases.small import resumed, save_language_model, small_recpie, stop_
 from xrec_jax.data import protocols, tables
 from xrec_jax.data.readers import simulated
 from xrec_jax.errors import UserError
-from xrec_jax.language import prompts
+from xrec_jax.language import chat, prompts
 from xrec_jax.language.prompts import Shown
 from xrec_jax.parallel import mesh as meshes
 from xrec_jax.phases import (align, contrast, explain_bounds, explain_profiles, fit_predictor, judge_attention,
@@ -60,7 +60,7 @@ def short_config(language_model):
     config = small_recpie(language_model)
     config.schedule = ('explain(profiles)', *recpie.FIRST, *recpie.LAST, 'judge(table)')
     config.soft_prompt.update({'tokens': 2, 'tune_embeddings': True})
-    config.judge.scorers = {name: config.judge.scorers[name] for name in ('Frozen LLM', 'RecPIE')}
+    config.judge.scorers = {name: config.judge.scorers[name] for name in ('Frozen LLM', 'LLM directly', 'RecPIE')}
     config.judge.before.scorers = ('Frozen LLM',)
     return config
 
@@ -81,7 +81,7 @@ def test_a_run_leaves_its_table_attention_profiles_and_store(unbroken):
         'attention.parquet', 'checkpoints', 'config.json', 'explanations', 'metrics.jsonl', 'predictions.parquet',
         'profiles', 'store', 'summary.json', 'table.csv', 'table.md'}
     summary = json.loads((workdir / 'summary.json').read_text())
-    assert set(summary['rating']) == {'Frozen LLM', 'RecPIE'}
+    assert set(summary['rating']) == {'Frozen LLM', 'LLM directly', 'RecPIE'}
     for figures in summary['rating'].values():
         assert set(figures['test']) == {'rmse', 'mae', 'rmse_stars', 'mae_stars'} and 0 < figures['test']['rmse'] < 1
     assert set(summary['in_form']['after']['test']) == {'positive', 'negative'}
@@ -91,6 +91,23 @@ def test_a_run_leaves_its_table_attention_profiles_and_store(unbroken):
     np.testing.assert_allclose(received.sum(1), 1, rtol=1e-5)
     assert (received > 0).all() and summary['attention']['test']['high']['pos'] == pytest.approx(
         attention.query('split == "test" and liked')['pos'].mean(), rel=1e-5)
+
+
+def test_the_language_model_asked_directly_says_how_likely_a_yes_is(unbroken):
+    workdir, task, state = unbroken
+    predicted = pq.read_table(workdir / 'predictions.parquet').to_pandas().query('split == "test"')
+    np.testing.assert_array_equal(predicted['rating'], task.examples['test'].rating)
+    np.testing.assert_allclose(predicted['target'], (task.examples['test'].rating - 1) / 4)
+    row, language = 3, task.language
+    prompt, = contrast.contrast_prompts(task, contrast.read_profiles(task, state.profiles), 'test', 'direct',
+                                        np.array([row]), task.examples['test'].past.length[[row]])
+    assert 'by answering "Yes." or "No."' in prompt.text
+    tokens = np.array(chat.encode(language.tokenizer, [prompt]))
+    hidden, _ = language.model.apply(language.variables(None), tokens, np.arange(tokens.size)[None],
+                                     np.ones(tokens.shape, bool))
+    odds = np.exp(np.asarray(language.model.apply(language.variables(None), hidden[0, -1], method='logits'), np.float64))
+    yes, no = (odds[list(ids)].sum() for ids in (language.yes, language.no))
+    assert abs(predicted['LLM directly'].iloc[row] - yes / (yes + no)) < 1e-5
 
 
 def test_both_kinds_are_written_for_every_pair_of_every_split(unbroken):
@@ -303,6 +320,7 @@ def test_no_reviews_no_times_no_titles_and_users_of_one_event(language_model, tm
     (lambda c: c.align.update(rollout_size=9), 'each example has 2'),
     (lambda c: c.fit.update(fields=('item_id',)), 'needs embeddings of consumers'),
     (lambda c: c.prompt.update(profile='recpie/profil'), 'Did you mean "recpie/profile"'),
+    (lambda c: c.judge.scorers.update({'LLM directly': 'direct(direkt)'}), 'Did you mean "direct"'),
     (lambda c: c.judge.update(attention='RecPi'), 'Did you mean "RecPIE"'),
     (lambda c: c.judge.update(attention='No text'), r'should be predictor\(FIT, EXPLAIN\)'),
 ])

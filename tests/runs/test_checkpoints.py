@@ -43,12 +43,14 @@ def test_a_learner_goes_from_eight_devices_to_four_to_one(tmp_path):
     """Adapter, value head, optimizer state and a key, as `align` has them, each time where the new mesh wants them."""
     config = DecoderConfig(vocab_size=64, hidden_size=16, intermediate_size=48, num_layers=2, num_heads=4,
                            num_kv_heads=2, head_dim=4, max_position_embeddings=64)
-    adapter = lora.init_adapter(jax.random.key(1), decoder.init_params(jax.random.key(0), config), lora.LoraConfig(2))
+    shapes = jax.eval_shape(lambda: lora.init_adapter(
+        jax.random.key(0), decoder.init_params(jax.random.key(0), config), lora.LoraConfig(2)))
+    adapter = jax.tree.map(lambda x: np.arange(x.size, dtype=np.float32).reshape(x.shape), shapes)
     optimizer = update.make_optimizer(update.UpdateConfig())
 
     def placed(value, sizes):
         mesh = meshes.make_mesh(dict(zip(meshes.AXES, sizes)), jax.devices()[:int(np.prod(sizes))])
-        params = {'lora': jax.tree.map(lambda x: x + value, adapter), 'value_head': {'w': jnp.full(16, value)}}
+        params = {'lora': jax.tree.map(lambda x: x + value, adapter), 'value_head': {'w': np.full(16, value, np.float32)}}
         learner = {'params': params, 'opt_state': optimizer.init(params), 'kl_coef': jnp.float32(value)}
         return sharding.place_learner(learner, decoder.abstract_params(config), mesh, config.units)
 

@@ -51,12 +51,14 @@ def train(cases: Sequence[Case], seeds: Sequence[int], arguments: Sequence[str],
     for case in cases:
         found[case.name] = [out / 'runs' / f'{slug(case.name)}-seed-{seed}' for seed in seeds]
         for seed, workdir in zip(seeds, found[case.name]):
-            wanted = [*arguments, f'--config.seed={seed}', *(f'--config.{key}={value}' for key, value in case.changes.items())]
-            told = workdir.with_suffix('.json')
+            changes = {'seed': seed, **case.changes}
+            wanted = [*arguments, *(f'--config.{key}={value}' for key, value in changes.items())]
+            told = workdir.parent / f'{workdir.name}.json'
             if (workdir / 'summary.json').exists() and told.exists():
-                if json.loads(told.read_text()) != wanted:
+                had = json.loads(told.read_text())
+                if had != wanted:
                     raise UserError(f'{workdir} holds a finished run of other arguments; choose another --out. It has\n  '
-                                    + ' '.join(json.loads(told.read_text())) + '\nand now it would be\n  ' + ' '.join(wanted))
+                                    f'{" ".join(had)}\nand now it would be\n  {" ".join(wanted)}')
                 continue
             write_whole(told, lambda path: path.write_text(json.dumps(wanted) + '\n'))
             progress.say(f'{case.name}, seed {seed}: {workdir}')

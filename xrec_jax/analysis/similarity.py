@@ -4,8 +4,8 @@
 
 Trains fits of a finished RecPIE run once more, each from its random start, and watches the embeddings of the items
 epoch by epoch: the cosine of similar and of dissimilar pairs. The paper shows one pair of each; here they are means
-over many pairs, with a 95 % interval over pairs. Similar items have the same set of attributes, dissimilar ones none in common,
-and both were met in training at least --least times. --pair 'A|B' watches two items by their titles instead.
+over many pairs, with a 95 % interval over pairs. Similar items have the same set of attributes, dissimilar ones none
+in common, and both were met in training at least --least times. --pair 'A|B' watches two items by their titles, too.
 An embedding is centred on the mean of all items first: what all have in common tells no two apart. Writes
 similarity.csv and similarity.png.
 """
@@ -125,7 +125,8 @@ def draw(rows: Sequence[Mapping]) -> matplotlib.figure.Figure:
             axes.plot(at, [row['cosine'] for row in points], color=colour, label=name)
             axes.fill_between(at, [row['low'] for row in points], [row['high'] for row in points], color=colour, alpha=0.2,
                               linewidth=0)
-        axes.set(title=f'{kind} items ({points[0]["count"]:,} pairs)', xlabel='epochs of training', ylabel='cosine of embeddings')
+        axes.set(title=f'{kind} items ({points[0]["count"]:,} pairs)', xlabel='epochs of training',
+                 ylabel='cosine of embeddings')
         axes.legend(fontsize='small')
     return figure
 
@@ -158,7 +159,8 @@ def main(argv: Sequence[str]) -> None:
         watched[' and '.join(titles)] = np.array([[task.titles.index(title) for title in titles]])
     for kind, chosen in watched.items():
         if not len(chosen):
-            raise UserError(f'There are no {kind} pairs among items that training met {given.least} times: lower --least.')
+            raise UserError(f'There are no {kind} pairs among items that training met {given.least} times: lower '
+                            '--least.')
     rows = [row for name in given.fits for row in watch(task, state, name, watched)]
     for name, gaps in separation(rows).items():
         half = next(epoch for epoch, gap in enumerate(gaps) if gap >= 0.5 * max(gaps))

@@ -100,7 +100,8 @@ def run(rows: pa.Table, title: str, scorer: str, out: pathlib.Path) -> dict:
     loaded, writer = load_scorer(scorer), PartsWriter(out / 'texts.parquet', judge_text.SCHEMA)
     if not writer.finished:
         judge_text.scored(rows, loaded, writer, title)
-    result = {'scorer': loaded and loaded.name, 'scorer_model': scorer, 'texts': judge_text.figures(pq.read_table(writer.path))}
+    result = {'scorer': loaded and loaded.name, 'scorer_model': scorer,
+              'texts': judge_text.figures(pq.read_table(writer.path))}
     progress.CONSOLE.print(judge_text.figures_table(title, result))
     write_whole(out / 'texts.json', lambda path: path.write_text(json.dumps(result, indent=1) + '\n'))
     return result

@@ -15,14 +15,15 @@ MASKED = -1e30
 
 @flax.struct.dataclass
 class Cache:
-    """Keys and values of the slots written so far, each [layers, B, kv heads, T, head dim]."""
+    """Keys and values of the slots written so far, each [layers, B, kv heads, T, head dim]; or of one layer alone,
+    without the first axis."""
 
     k: jax.Array
     v: jax.Array
 
     def grown(self, num_slots: int) -> 'Cache':
         """The same cache with `num_slots` empty slots behind it."""
-        pad = [(0, 0)] * 3 + [(0, num_slots), (0, 0)]
+        pad = [(0, 0)] * (self.k.ndim - 2) + [(0, num_slots), (0, 0)]
         return Cache(jnp.pad(self.k, pad), jnp.pad(self.v, pad))
 
     def updated(self, k: jax.Array, v: jax.Array, layer: jax.Array, slot: jax.Array) -> 'Cache':
@@ -31,12 +32,17 @@ class Cache:
 
     def layer(self, layer: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Keys and values of one layer, [B, kv heads, T, head dim]."""
+        if self.k.ndim == 4:
+            return self.k, self.v
         return (jax.lax.dynamic_index_in_dim(self.k, layer, keepdims=False),
                 jax.lax.dynamic_index_in_dim(self.v, layer, keepdims=False))
 
 
 def _write(cache: jax.Array, new: jax.Array, layer: jax.Array, slot: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_update_slice(cache, new[None].astype(cache.dtype), (layer, 0, 0, slot, 0))
+    new, at = new.astype(cache.dtype), (0, 0, slot, 0)
+    if cache.ndim == 4:
+        return jax.lax.dynamic_update_slice(cache, new, at)
+    return jax.lax.dynamic_update_slice(cache, new[None], (layer, *at))
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:

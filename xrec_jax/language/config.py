@@ -44,6 +44,10 @@ class DecoderConfig:
     # What the backward pass computes again: False, nothing; True, every block (least memory, a third more time);
     # 'projections', all but the products with weights (two fifths of the memory, and no slower).
     remat: bool | str = False
+    attention: str = 'auto'  # of whole sequences: a key of `flash.KERNELS`
+    # Whether a step of decoding has the layers one by one, each with matrices and a cache of its own, instead of a
+    # scan over them; None: by platform and size, see `stepping.unrolled`.
+    unroll: bool | None = None
     mesh: Mesh | None = None  # which activations and cache are split over: parallel/sharding.py
 
     @property

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from xrec_jax.errors import UserError
+from xrec_jax.language import flash
 from xrec_jax.language.attention import Cache, attend
 from xrec_jax.language.config import DecoderConfig
 from xrec_jax.language.experts import SparseFeedForward
@@ -73,7 +74,7 @@ class Attention(nn.Module):
     lora_dropout: float
 
     @nn.compact
-    def __call__(self, x, positions, mask, cache, layer, slot):
+    def __call__(self, x, positions, sight, cache, layer, slot):
         """x [B, S, D] → [B, S, D] and (k, v) of these positions, or the cache with them written."""
         config = self.config
         batch, length, _ = x.shape
@@ -85,19 +86,25 @@ class Attention(nn.Module):
             y = y.reshape(batch, length, heads, config.head_dim).transpose(0, 2, 1, 3)
             return constrain(y, ('batch', axis, None, None), config.mesh)
 
-        q = project('q_proj', config.num_heads, 'heads')
-        k = project('k_proj', config.num_kv_heads, 'kv_heads')
-        v = project('v_proj', config.num_kv_heads, 'kv_heads')
+        if self.has_variable('params', 'qkv_proj'):  # side by side: `stepping.separate`
+            qkv = project('qkv_proj', config.num_heads + 2 * config.num_kv_heads, 'heads')
+            q, k, v = jnp.split(qkv, [config.num_heads, config.num_heads + config.num_kv_heads], axis=1)
+        else:
+            q = project('q_proj', config.num_heads, 'heads')
+            k = project('k_proj', config.num_kv_heads, 'kv_heads')
+            v = project('v_proj', config.num_kv_heads, 'kv_heads')
         if config.positions == 'rotary':
             frequencies = rope_frequencies(config)
             q, k = (rotate(y, positions, frequencies, config.rotary_interleaved) for y in (q, k))
         k, v = spread_kv_heads(k, config.mesh), spread_kv_heads(v, config.mesh)
-        written = Cache(k, v)
-        if cache is not None:
+        if cache is None:
+            written = Cache(k, v)
+            out = flash.attend_sequences(q, k, v, sight, config)
+        else:
             # Written in place: the cache is a loop carry, not a scanned input copied per layer.
             written = cache.updated(k, v, layer, slot)
-            k, v = written.layer(layer)
-        out = attend(q, k, v, mask).astype(config.dtype).transpose(0, 2, 1, 3)
+            out = attend(q, *written.layer(layer), sight.mask)
+        out = out.astype(config.dtype).transpose(0, 2, 1, 3)
         out = Projection(config.hidden_size, ('heads', 'embed'), config.dtype, config.attention_bias,
                          self.lora_scale, self.lora_dropout, name='o_proj')(out.reshape(batch, length, -1))
         return out, written
@@ -118,7 +125,11 @@ class FeedForward(nn.Module):
             return Projection(features, axes, config.dtype, config.mlp_bias, self.lora_scale, self.lora_dropout,
                               name=name)
 
-        if config.gated:
+        if self.has_variable('params', 'gate_up_proj'):  # side by side: `stepping.separate`
+            both = project('gate_up_proj', 2 * config.intermediate_size, ('embed', 'mlp'))(x)
+            gate, up = jnp.split(both, 2, axis=-1)
+            hidden = activation(gate) * up
+        elif config.gated:
             gate = project('gate_proj', config.intermediate_size, ('embed', 'mlp'))(x)
             up = project('up_proj', config.intermediate_size, ('embed', 'mlp'))(x)
             hidden = activation(gate) * up
@@ -135,14 +146,12 @@ class Block(nn.Module):
     lora_dropout: float
 
     @nn.compact
-    def __call__(self, carry, layer, positions, mask, window, slot):
+    def __call__(self, carry, layer, positions, sight, slot):
         x, cache = carry
         config = self.config
         norm = lambda name: NORMS[config.norm](config.rms_norm_eps, config.dtype, name=name)
-        if window is not None:
-            mask = mask & (window | (layer < config.first_window_layer))
         attended, written = Attention(config, self.lora_scale, self.lora_dropout, name='self_attn')(
-            norm('input_layernorm')(x), positions, mask, cache, layer, slot
+            norm('input_layernorm')(x), positions, sight.of_layer(layer, config.first_window_layer), cache, layer, slot
         )
         decoding = cache is not None and x.shape[1] == 1
         x = constrain_residual(x + attended, config.mesh, decoding)
@@ -173,7 +182,7 @@ class Decoder(nn.Module):
             block,
             variable_axes={'params': 0, 'lora': 0},
             split_rngs={'params': True, 'dropout': True},
-            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
             length=config.num_layers,
             metadata_params={nn.PARTITION_NAME: 'layers'},
         )(config, self.lora_scale, self.lora_dropout)
@@ -197,8 +206,11 @@ class Decoder(nn.Module):
           positions: int [B, K + S], position of each token (pads count for nothing: see `positions_of`);
             K is the length of `prefix_embeddings`, else 0.
           mask: bool [B, T], which slots hold real tokens: each query sees those up to its own slot.
-            T = K + S, or the cache's length. Or bool [B, K + S, T], exactly the slots that each query sees.
-          cache: None for whole sequences; else the `Cache` to read and to write at `slot`.
+            T = K + S, or the cache's length. Or, of whole sequences, int [B, K + S], the segment of each slot:
+            a query sees those of its own segment alone; 0 is padding. Or bool [B, K + S, T], exactly the slots
+            that each query sees.
+          cache: None for whole sequences; else the `Cache` to read and to write at `slot`; or a tuple of one for
+            each layer, where the variables are those of `stepping.separate`.
           slot: int scalar, first slot that `tokens` occupy in the cache.
           prefix_embeddings: float [B, K, D], soft prompts before the tokens (RecPIE), or None.
           key_positions: int [B, T], position of what each slot of the cache holds, these tokens among
@@ -221,27 +233,45 @@ class Decoder(nn.Module):
                                 f'{config.max_position_embeddings} positions; shorten the prompts or the responses.')
             x = x + jnp.take(self.embed_positions, positions, axis=0).astype(config.dtype)
         x = constrain_residual(x, config.mesh, cache is not None and x.shape[1] == 1)
-        mask, window = self._sight(x.shape[1], positions, mask, cache, slot, key_positions)
-        (x, carried), written = self.layers(
-            (x, cache), jnp.arange(config.num_layers), positions, mask, window, slot)
+        sight = self._sight(x.shape[1], positions, mask, cache, slot, key_positions)
+        if isinstance(cache, tuple):
+            x, written = self._one_by_one(x, positions, sight, cache, slot)
+            return self.norm(x), written
+        (x, carried), written = self.layers((x, cache), jnp.arange(config.num_layers), positions, sight, slot)
         return self.norm(x), written if cache is None else carried
 
+    def _one_by_one(self, x, positions, sight, caches, slot):
+        """The layers of variables that `stepping.separate` took apart, each with its cache."""
+        block = Block(self.config, self.lora_scale, self.lora_dropout, parent=None)
+        layers = {name: tree['layers'] for name, tree in self.variables.items() if 'layers' in tree}
+        written = []
+        for layer, cache in enumerate(caches):
+            variables = {name: of_each[layer] for name, of_each in layers.items()}
+            (x, cache), _ = block.apply(variables, (x, cache), layer, positions, sight, slot)
+            written.append(cache)
+        return x, tuple(written)
+
     def _sight(self, length, positions, mask, cache, slot, key_positions):
-        """What each query sees, bool [B, S, T], and the sliding window alone, or None without one."""
         window, slots = self.config.sliding_window, jnp.arange(mask.shape[-1])
         query_slot = slot + jnp.arange(length)
-        by_slot = mask.ndim == 2
+        by_slot, segments = mask.ndim == 2, None
         if by_slot:
-            mask = (slots <= query_slot[:, None]) & mask[:, None, :]
+            segments = mask.astype(jnp.int32) if cache is None else None
+            seen = mask[:, None, :] > 0
+            if cache is None and mask.dtype != bool:
+                seen = seen & (mask[:, :, None] == mask[:, None, :])
+            mask = (slots <= query_slot[:, None]) & seen
+        kernel = 'xla' if cache is not None else flash.choose(self.config, by_slot)
+        sight = flash.Sight(mask, segments=segments, kernel=kernel)
         if window is None or mask.shape[-1] <= window:
-            return mask, None
+            return sight
         if by_slot:
-            return mask, query_slot[None, :, None] - slots < window
+            return sight.replace(window=query_slot[None, :, None] - slots < window)
         if cache is None:
             key_positions = positions
         elif key_positions is None:
             raise ValueError('a sliding window over a cache, with a mask of rank 3, needs key_positions')
-        return mask, positions[:, :, None] - key_positions[:, None, :] < window
+        return sight.replace(window=positions[:, :, None] - key_positions[:, None, :] < window)
 
     def logits(self, hidden):
         """hidden [..., D] → logits float32 [..., V]."""
@@ -260,6 +290,12 @@ class Decoder(nn.Module):
         each word count, float32 [V], or None for 1."""
         head = self.embed_tokens if self.config.tie_word_embeddings else self.lm_head
         return head.astype(self.config.dtype), self.get_variable('params', HEAD_SCALE)
+
+
+def head_product(x: jax.Array, head: jax.Array, axis: int) -> jax.Array:
+    """x [..., n] times `Decoder.head`'s matrix over its `axis`, float32; the matrix is not transposed, of which a loop
+    would be given a copy."""
+    return jax.lax.dot_general(x, head, (((x.ndim - 1,), (axis,)), ((), ())), preferred_element_type=jnp.float32)
 
 
 def positions_of(mask: jax.Array) -> jax.Array:

@@ -15,6 +15,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from xrec_jax.language import stepping
 from xrec_jax.language.attention import Cache
 from xrec_jax.language.decoder import Decoder, positions_of
 from xrec_jax.language.sampling import SamplingConfig, next_token
@@ -44,7 +45,7 @@ class _Loop:
     log_probs: jax.Array  # float32 [B, R]
     token: jax.Array  # int32 [B], drawn last
     ended: jax.Array  # bool [B]
-    cache: Cache
+    cache: Cache | tuple[Cache, ...]
     seen: jax.Array | None  # bool [B, V], tokens so far; only with a repetition penalty
 
 
@@ -94,8 +95,10 @@ def generate(
     visible = jnp.concatenate([mask, jnp.ones((batch, length), bool)], axis=1)
     prompt_length = mask.sum(axis=1)
 
+    stepped, cache = stepping.prepare(model, variables, cache.grown(length))
+
     def draw(hidden, t, seen):
-        logits = model.apply(variables, hidden[:, -1], method='logits')
+        logits = model.apply(stepped, hidden[:, -1], method='logits')
         held_back = None
         if sampling.min_length > 1:
             held_back = (t + 1 < sampling.min_length) & jnp.isin(jnp.arange(logits.shape[-1]), stops)
@@ -106,7 +109,7 @@ def generate(
 
     def step(loop):
         t = loop.t
-        hidden, cache = model.apply(variables, loop.token[:, None], (prompt_length + t - 1)[:, None], visible,
+        hidden, cache = model.apply(stepped, loop.token[:, None], (prompt_length + t - 1)[:, None], visible,
                                     loop.cache, width + t - 1)
         token, log_prob = draw(hidden, t, loop.seen)
         return _Loop(t + 1, loop.tokens.at[:, t].set(token), loop.log_probs.at[:, t].set(log_prob), token,
@@ -118,7 +121,7 @@ def generate(
         t=jnp.int32(1),
         tokens=jnp.zeros((batch, length), jnp.int32).at[:, 0].set(token),
         log_probs=jnp.zeros((batch, length), jnp.float32).at[:, 0].set(log_prob),
-        token=token, ended=jnp.isin(token, stops), cache=cache.grown(length), seen=with_token(seen, token)))
+        token=token, ended=jnp.isin(token, stops), cache=cache, seen=with_token(seen, token)))
     mask, truncated, _ = response_mask(loop.tokens, stop_ids)
     return Responses(tokens=loop.tokens, mask=mask, truncated=truncated, log_probs=loop.log_probs)
 

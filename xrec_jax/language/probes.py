@@ -26,6 +26,11 @@ def response_loss(model: Decoder, params: dict, tokenizer, held_out: list[storie
     """Nats per response token of reasons and of Yes/No answers."""
     pairs = {'reason': [(story.explain_prompt, story.reason) for story in held_out],
              'answer': [(story.click_prompt, story.answer) for story in held_out]}
+    return {f'{kind}_loss': loss for kind, loss in losses(model, params, tokenizer, pairs).items()}
+
+
+def losses(model: Decoder, params: dict, tokenizer, pairs: dict[str, list[tuple[str, str]]]) -> dict[str, float]:
+    """Nats per response token of each list of (prompt, response)."""
     loss = jax.jit(lambda params, batch: tuning.language_loss(model, {'params': params}, batch, 0.0)[0])
     result = {}
     for kind, texts in pairs.items():
@@ -33,7 +38,7 @@ def response_loss(model: Decoder, params: dict, tokenizer, held_out: list[storie
         for batch in _batches(tokenizer, texts):
             count = int(batch['response'].sum())
             sums, counts = sums + float(loss(params, batch)) * count, counts + count
-        result[f'{kind}_loss'] = sums / counts
+        result[kind] = sums / counts
     return result
 
 

@@ -23,7 +23,7 @@ from xrec_jax.language.attention import Cache
 from xrec_jax.language.decoder import Decoder, positions_of
 from xrec_jax.parallel import distributed, sharding
 
-WIDTH = 32  # pieces are padded to multiples of it
+WIDTH = 16  # pieces are padded to multiples of it
 
 
 def score(model: Decoder, variables: dict, prompts: Sequence[Sequence[int]], stems: Sequence[Hashable],

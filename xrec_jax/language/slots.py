@@ -161,13 +161,13 @@ def stream(
         index = np.where(group < len(tokens), group, NOTHING).astype(np.int32)
         batch = (np.asarray(tokens[rows], np.int32), np.asarray(mask[rows], bool), index)
         batch = batch if mesh is None else sharding.place_batch(batch, mesh)
-        state = sharding.in_turn(_decode(variables, state, np.int32(prefill_size), **settings), mesh)
-        state, ended = sharding.in_turn(_refill(variables, state, *batch, key, **settings), mesh)
+        state = _decode(variables, state, np.int32(prefill_size), **settings)
+        state, ended = _refill(variables, state, *batch, key, **settings)
         underway.append(ended if jax.process_count() > 1 else jax.copy_to_host_async(ended))
         # The device is kept two groups ahead of the host.
         if len(underway) > 2:
             yield from _on_host(underway.popleft(), stop_ids)
-    state = sharding.in_turn(_decode(variables, state, np.int32(num_slots), **settings), mesh)
+    state = _decode(variables, state, np.int32(num_slots), **settings)
     underway.append(_held(state))
     while underway:
         yield from _on_host(underway.popleft(), stop_ids)

@@ -26,7 +26,7 @@ import numpy as np
 import optax
 
 from xrec_jax.errors import UserError, nearest
-from xrec_jax.language.decoder import Decoder, positions_of
+from xrec_jax.language.decoder import Decoder, head_product, positions_of
 from xrec_jax.language.packing import Packed
 
 CHUNK = 512  # tokens that are read out together
@@ -99,10 +99,7 @@ def packed_loss(model: Decoder, base: Any, adapter: Any, batch: Packed, prompt_w
     base = jax.lax.stop_gradient(base)
     variables = {'params': base} if adapter is None else {'params': base, 'lora': adapter}
     segments = batch.segments
-    slots = jnp.arange(segments.shape[1])
-    mask = ((segments[:, :, None] == segments[:, None, :]) & (segments > 0)[:, :, None]
-            & (slots <= slots[:, None]))
-    hidden, _ = model.apply(variables, batch.tokens, batch.positions, mask,
+    hidden, _ = model.apply(variables, batch.tokens, batch.positions, segments,
                             rngs=None if dropout is None else {'dropout': dropout})
     head, scale = model.apply({'params': base}, method='head')
     # The token of slot t is foretold by slot t - 1; the first of a segment by nothing.
@@ -146,15 +143,12 @@ def _read_out(hidden, head, scale, targets, weight, response, chunk, by_word, wi
     weight, response = weight * valid, response & valid
     num_chunks = -(-counts.sum(axis=1).max() // chunk)
 
-    def times(x, axis):  # the head is never transposed: a loop would be given a copy
-        return jax.lax.dot_general(x, head, (((2,), (axis,)), ((), ())), preferred_element_type=jnp.float32)
-
     def step(at, carry):
         sums, gradient = carry
         cut = lambda x: jax.lax.dynamic_slice_in_dim(x, at * chunk, chunk, axis=1)
         h = jnp.take_along_axis(hidden, cut(front)[..., None], axis=1)
         target, w, r = cut(targets)[..., None], cut(weight), cut(response).astype(jnp.float32)
-        logits = times(h, 1 if by_word else 0)
+        logits = head_product(h, head, 1 if by_word else 0)
         if scale is not None:
             logits = logits * scale
         highest = logits.max(axis=-1, keepdims=True)
@@ -168,7 +162,7 @@ def _read_out(hidden, head, scale, targets, weight, response, chunk, by_word, wi
             by_logits = (jnp.exp(logits - log_total) - hit) * w[..., None]
             if scale is not None:
                 by_logits = by_logits * scale
-            by_hidden = times(by_logits.astype(head.dtype), 0 if by_word else 1)
+            by_hidden = head_product(by_logits.astype(head.dtype), head, 0 if by_word else 1)
             gradient = jax.lax.dynamic_update_slice_in_dim(gradient, by_hidden.astype(hidden.dtype), at * chunk, axis=1)
         return sums, gradient
 

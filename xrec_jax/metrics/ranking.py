@@ -16,6 +16,7 @@ The functions of a user are `jnp` and serve within `jit`; means over users are f
 `B` users, `k` recommendations, `R` held-out items (the longest list), `I` items.
 """
 
+import functools
 from collections.abc import Sequence
 
 import chex
@@ -92,7 +93,14 @@ def ranking_metrics(top: np.ndarray, held_out: np.ndarray, num_items: int, ks: S
     if not number.any():
         raise ValueError('nothing is held out for any user')
     top, held_out, number = top[number > 0], held_out[number > 0], number[number > 0]
-    hit = hits(top, held_out)
-    figures = {f'{name}@{k}': float(np.mean(np.asarray(metric(hit[:, :k], number)), dtype=np.float64))
-               for name, metric in METRICS.items() for k in ks}
+    values = _of_users(top, held_out, number, tuple(ks))
+    figures = {f'{name}@{k}': float(np.mean(np.asarray(values[name, k]), dtype=np.float64))
+               for name in METRICS for k in ks}
     return figures | {f'coverage@{k}': coverage(top[:, :k], num_items) for k in ks}
+
+
+@functools.partial(jax.jit, static_argnames=('ks',))
+def _of_users(top: jax.Array, held_out: jax.Array, number: jax.Array, ks: tuple[int, ...]
+              ) -> dict[tuple[str, int], jax.Array]:
+    hit = hits(top, held_out)
+    return {(name, k): metric(hit[:, :k], number) for name, metric in METRICS.items() for k in ks}

@@ -27,6 +27,7 @@ from xrec_jax.parallel import sharding
 
 SETTING = 'XREC_DISTRIBUTED'
 METHODS = {'tpu': None, 'slurm': 'slurm'}  # JAX's own detection; None: it looks for a TPU's environment by itself
+PATIENCE = 120  # seconds that a process which has failed waits for the others to end, before it leaves them
 ADDRESS, COUNT, INDEX = 'JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'
 
 
@@ -49,7 +50,7 @@ def initialize(environment: Mapping[str, str] = os.environ) -> None:
     # Its handler of SIGTERM would take the place of ours (`runs.preemption`).
     jax.config.update('jax_enable_preemption_service', False)
     if setting:
-        jax.distributed.initialize(cluster_detection_method=METHODS[setting])
+        jax.distributed.initialize(cluster_detection_method=METHODS[setting], shutdown_timeout_seconds=PATIENCE)
     else:
         if len(given) < 3:
             raise UserError(f'{", ".join(given)} given, but not all of {ADDRESS}, {COUNT}, {INDEX}.')
@@ -60,7 +61,7 @@ def initialize(environment: Mapping[str, str] = os.environ) -> None:
                             ) from None
         if not 0 <= index < count:
             raise UserError(f'{INDEX}={index} should be from 0 to {count - 1}: {COUNT} is {count}.')
-        jax.distributed.initialize(environment[ADDRESS], count, index)
+        jax.distributed.initialize(environment[ADDRESS], count, index, shutdown_timeout_seconds=PATIENCE)
 
 
 def is_main() -> bool:

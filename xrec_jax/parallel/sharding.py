@@ -250,17 +250,6 @@ def check_sharded(abstract_params: Any, shardings: Any, units: Mapping[str, int]
             'divide the width of the model, tensor its heads, its MLP width and its vocabulary.')
 
 
-def in_turn(tree: Any, mesh: Mesh | None) -> Any:
-    """`tree`, on several CPU devices only once it is there.
-
-    They share one pool of threads: two programs with collectives under way at once have been seen to wait for each
-    other forever. Elsewhere a device takes its programs in order, and nothing waits.
-    """
-    if mesh is not None and mesh.size > 1 and mesh.devices.flat[0].platform == 'cpu':
-        jax.block_until_ready(tree)
-    return tree
-
-
 def batch_shards(mesh: AnyMesh) -> int:
     """How many parts a batch is split into."""
     return int(np.prod([mesh.shape[axis] for axis in RULES['batch']]))

@@ -11,7 +11,7 @@ import numpy as np
 
 from xrec_jax.errors import UserError, nearest
 from xrec_jax.language import chat, choices, tokenizers
-from xrec_jax.parallel import sharding
+from xrec_jax.parallel import distributed, sharding
 from xrec_jax.phases import contrast
 from xrec_jax.phases.task import Task
 from xrec_jax.runs.state import RunState
@@ -48,5 +48,5 @@ def scores(task: Task, state: RunState, key: str, split: str) -> np.ndarray:
             filled = np.resize(chosen, size)  # the last batch is filled up: one static shape
             batch = tokenizers.pad([prompts[row] for row in filled], int(width), 'left')
             log_probs = ask(*sharding.place_batch(batch, task.mesh), answers)
-            found[chosen] = np.asarray(jax.nn.sigmoid(log_probs[:, 0] - log_probs[:, 1]))[:len(chosen)]
+            found[chosen] = distributed.whole(jax.nn.sigmoid(log_probs[:, 0] - log_probs[:, 1]))[:len(chosen)]
     return found

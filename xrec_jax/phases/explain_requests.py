@@ -122,6 +122,7 @@ def _recorded(task: Task, state: RunState, phase: str, index: int, settings, wan
         progress.say(f'{phase}: {int((~same).sum()):,} of {len(same):,} are left out: not written, or about another item '
                      'than most generators were asked about')
     rows = np.flatnonzero(same)
+    writer.rewind(0)  # a run that was stopped before the end of the phase may have written them
     _add(writer, wanted, rows, [' '.join(text.split()) for text in texts[rows]], step=1)
     writer.flush(1)
 
@@ -137,6 +138,7 @@ def _by_endpoint(task: Task, state: RunState, phase: str, index: int, settings, 
             endpoint, prompts, task.workdir / 'answers' / f'{phase}.jsonl', advance))
     progress.say(f'{phase}: ' + ', '.join(f'{name.replace("_", " ")} {value}' for name, value in answers.summary.items()
                                           if value not in (None, 0)))
+    writer.rewind(0)  # as in `_recorded`
     _add(writer, wanted, np.arange(len(wanted)), [' '.join(text.split()) for text in answers.texts], step=1,
          num_tokens=np.array([row.completion_tokens or 0 for row in answers.rows], np.int32),
          truncated=np.array([row.finish == 'length' for row in answers.rows]))

@@ -83,7 +83,10 @@ def _answers(task: Task, state: RunState, phase: str, settings: ml_collections.C
         asked = [(model, name) for model in settings.models for name in settings.attributes]
         with progress.bar(phase, len(asked) * len(wanted), done * len(wanted), 'answers') as advance:
             for step, (model, name) in enumerate(asked[done:], done + 1):
-                texts = _ask(task, state, settings, settings.models[model], name, wanted, step, advance)
+                texts, left_out = _ask(task, state, settings, settings.models[model], name, wanted, step, advance)
+                if left_out:
+                    progress.say(f'{phase}: {left_out:,} items of history left out of the prompts for {name}, the oldest '
+                                 'of each that was too long')
                 writer.add(group=wanted.group, example=np.arange(len(wanted), dtype=np.int32), attributes=name,
                            model=model, answer=texts, step=step)
                 writer.flush(step)
@@ -93,8 +96,9 @@ def _answers(task: Task, state: RunState, phase: str, settings: ml_collections.C
 
 
 def _ask(task: Task, state: RunState, settings: ml_collections.ConfigDict, adapter: str, name: str,
-         wanted: requests.Requests, step: int, advance) -> list[str]:
-    """The answers of one model to one task, in the order of the requests; greedy."""
+         wanted: requests.Requests, step: int, advance) -> tuple[list[str], int]:
+    """The answers of one model to one task, in the order of the requests, greedy; how many items of history had no
+    place in the prompts."""
     sampling = writing.sampling_config(task, temperature=0.0, max_length=settings.max_length)
     most = task.language.model.config.max_position_embeddings - sampling.max_length
     frame = task.config.prompt.frame
@@ -103,11 +107,11 @@ def _ask(task: Task, state: RunState, settings: ml_collections.ConfigDict, adapt
         return instructions.chat(instructions.attributes(wanted.recommendations[n], name, length), frame)
 
     lengths = [min(settings.history, len(one.history)) for one in wanted.recommendations]
-    rows = requests.fitted(task.language.tokenizer, write, lengths, most).ids
+    fitted = requests.fitted(task.language.tokenizer, write, lengths, most)
     responses = writing.write_queue(
-        task, state.adapters[adapter] if adapter else None, rows,
+        task, state.adapters[adapter] if adapter else None, fitted.ids,
         jax.random.fold_in(jax.random.key(task.seed), step), settings.batch_size, sampling, advance)
-    return writing.texts_of(task, responses)
+    return writing.texts_of(task, responses), int(fitted.dropped.sum())
 
 
 def accuracy_table(phase: str, group: str, figures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> rich.table.Table:

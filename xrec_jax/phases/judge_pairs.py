@@ -7,14 +7,14 @@
                pairs with that one, and a figure (section 4.3: `analysis.win_ratio`)
 
 The judge answers "1" or "2" (eq. 4); its verdict is read from the logits of the two after one prefill, in which
-questions share what they begin with (`language.shared`). Verdicts lie
-in judgements/<phase>.parquet, and a stopped run goes on from its last part.
+questions share what they begin with (`language.shared`). Verdicts lie in judgements/<phase>.parquet, and a stopped run
+goes on from its last part.
 """
 
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import ml_collections
@@ -26,7 +26,7 @@ from xrec_jax.analysis import output, win_ratio
 from xrec_jax.errors import UserError, nearest
 from xrec_jax.language import instructions, shared
 from xrec_jax.language.instructions import Recommendation
-from xrec_jax.language.material import judge_pairs
+from xrec_jax.language.material import judge_pairs, published
 from xrec_jax.language.material.judge_pairs import Pair
 from xrec_jax.language.tokenizers import Tokenizer, encode_responses
 from xrec_jax.metrics import judging, pairwise
@@ -264,8 +264,16 @@ def told(task: Task, phase: str, settings: ml_collections.ConfigDict, table: pa.
     reports = {group: pairwise.report(verdicts_of(table, group, names), names, seed=task.seed)
                for group in table['group'].unique().to_pylist()}
     for group, report in reports.items():
-        progress.CONSOLE.print(comparison_table(phase, group, report))
+        progress.CONSOLE.print(comparison_table(phase, group, report, papers(task, settings, group)))
     return {'generators': reports}
+
+
+def papers(task: Task, settings: ml_collections.ConfigDict, group: str) -> dict[str, tuple[float, float]]:
+    """Title → the paper's win ratio and ranking order, of recorded generators and of what `settings.ours` is in its place."""
+    phases = {title: settings_of(task.config, 'explain', name) for title, name in settings.generators}
+    of = published.TABLE_2.get(next(iter(phases.values())).requests.dataset, {}).get(group, {})
+    names = {title: 'LLaMA2-SFT' if title == settings.ours else phase.generator for title, phase in phases.items()}
+    return {title: of[name] for title, name in names.items() if name in of}
 
 
 def against_reference(table: pa.Table, names: Sequence[str], reference: str, seed: int) -> list[dict]:
@@ -288,8 +296,8 @@ def accuracy_table(phase: str, result: dict) -> rich.table.Table:
     return table
 
 
-def comparison_table(phase: str, group: str, report: dict) -> rich.table.Table:
-    """Win ratio, ranking order and strength of each generator, with intervals over instructions."""
+def comparison_table(phase: str, group: str, report: dict, paper: Mapping[str, tuple[float, float]]) -> rich.table.Table:
+    """Win ratio, ranking order and strength of each generator, with intervals over instructions, and the paper's two."""
     bias = ', '.join(f'{pairwise.LABELS[name]} {report[name]["value"]:.1%}' for name in ('share_of_second', 'flips'))
     progress.say(f'{phase}: {group}, {report["judged"]:,} instructions, every pair in both orders; {bias}')
     table = rich.table.Table(title='with 95 % intervals over instructions', title_justify='left')
@@ -297,7 +305,10 @@ def comparison_table(phase: str, group: str, report: dict) -> rich.table.Table:
     metrics = ('win_ratio', 'ranking_order', 'strength')
     for metric in metrics:
         table.add_column(pairwise.LABELS[metric], justify='right')
+    for title in ('the paper: win ratio', 'ranking order') if paper else ():
+        table.add_column(title, justify='right')
     for name, figures in sorted(report['generators'].items(), key=lambda one: -one[1]['win_ratio']['value']):
         table.add_row(name, *(f'{one["value"]:.3f} [{one["low"]:.3f}, {one["high"]:.3f}]'
-                              for one in (figures[metric] for metric in metrics)))
+                              for one in (figures[metric] for metric in metrics)),
+                      *(f'{value:.3f}' for value in paper.get(name, ())))
     return table

@@ -16,7 +16,7 @@ import numpy as np
 
 from xrec_jax.data import catalog, filters, protocols, tables
 from xrec_jax.errors import UserError
-from xrec_jax.language import chat, decoder, lora, prompts, quantize, tokenizers, weights
+from xrec_jax.language import chat, decoder, flash, lora, prompts, quantize, tokenizers, weights
 from xrec_jax.language.encoders import Encoder, load_encoder
 from xrec_jax.parallel import distributed, mesh as meshes
 from xrec_jax.recommenders import fields as predictor_fields
@@ -208,7 +208,9 @@ def load_language(settings: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) 
     if settings.dtype not in DTYPES:
         raise UserError(f'language.dtype="{settings.dtype}": should be one of {", ".join(DTYPES)}.')
     directory = model_directory(settings)
-    config, params = weights.load_model(directory, mesh, dtype=DTYPES[settings.dtype], remat=remat)
+    config, params = weights.load_model(directory, mesh, dtype=DTYPES[settings.dtype], remat=remat,
+                                        attention=settings.get('attention', 'auto'))
+    flash.check(config)
     adapter = lora.LoraConfig(settings.lora_rank, settings.lora_alpha, tuple(settings.lora_targets),
                               settings.get('lora_dropout', 0.0), settings.get('lora_rslora', False))
     if (kind := settings.get('quantize', 'none')) != 'none':

@@ -28,13 +28,13 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, NamedSharding
 
 from xrec_jax.errors import UserError, nearest
-from xrec_jax.language import lora, quantize, tuning
+from xrec_jax.language import lora, policy, quantize, tuning
 from xrec_jax.language.config import DecoderConfig
 from xrec_jax.language.decoder import abstract_params
 from xrec_jax.parallel import sharding
 from xrec_jax.parallel.mesh import AXES
 
-PPO_LOGITS = 6  # float32 copies of a response's logits in PPO's loss: log-probs, entropy, and their gradients
+PPO_LOGITS = 6  # float32 copies of the logits read out at once in PPO's loss: log-probs, entropy, and their gradients
 
 # Whether the scores [b, H, S, S] are ever in memory: `language/attention.py` writes them, a fused kernel would not.
 ATTENTION = ('scores', 'fused')
@@ -243,7 +243,9 @@ def tune(model: Model, work: Work) -> dict[str, int]:
 def align_update(model: Model, work: Work) -> dict[str, int]:
     """The pass of `align` that needs most beside its rollout, the update: scoring is a forward pass of it."""
     adapter, state = learner(model)
-    read = reading(model, rows(model, work.microbatch) * work.response, PPO_LOGITS)
+    here = rows(model, work.microbatch)
+    chunk = policy.positions_at_once(here, _share(model, 'vocab', model.config.vocab_size), work.response)
+    read = reading(model, here * chunk, PPO_LOGITS)
     return {'weights': weights(model), 'adapter': adapter, 'optimizer': state,
             'update': 3 * adapter + state,
             'activations': training(model, work.microbatch, work.length, work.attention, read)}

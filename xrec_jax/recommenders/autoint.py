@@ -7,9 +7,9 @@
 
 Explanations z go into the MLP, or without one beside the e of the last layer.
 
-Fields are few and narrow, so a row's products are too small for a matrix unit or for vectors of a CPU. Inside of the
-layers the batch is therefore the last axis: projections are one matrix product over all rows and fields, and sums
-over the few dimensions or fields of a row (`inner`, `mixed`) are written out, elementwise over the batch.
+Fields are few and narrow, so a row's products are too small for a matrix routine. Within the layers the batch is
+therefore the last axis: projections are one product over all rows and fields, and on a CPU `inner` and `mixed` sum
+over what a row has elementwise.
 
 Easy to get wrong: the residual and the ReLU belong to every layer; inner products are not divided by sqrt(d');
 the softmax runs over k; the projections have no bias. An absent field is a zero vector, as a query and as a key.
@@ -17,7 +17,8 @@ RecBole 1.2.1 has PyTorch's attention between two linear layers instead (scaled,
 heads together), a ReLU after the last of three layers only, and by default no residual at all.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import chex
 from flax import linen as nn
@@ -50,7 +51,7 @@ class AutoInt(Predictor):
         v = self.embeddings(ids, attributes)
         texts = self.texts(text, batch, train)
 
-        fields = v.transpose(2, 1, 0)  # [D, F, B]
+        fields = v.transpose(2, 1, 0)  # [E, F, B]
         for n in range(self.num_layers):
             fields = self._interact(fields, n, train)
         hidden = fields.transpose(2, 1, 0).reshape(batch, -1)
@@ -67,18 +68,18 @@ class AutoInt(Predictor):
     def _interact(self, fields: jax.Array, n: int, train: bool) -> jax.Array:
         """Interacting layer n: [D, F, B] → [heads * d', F, B]."""
         width, axes = self.num_heads * self.attention_dim, ('embed' if n == 0 else None, 'mlp')
-        names = ('query', 'key', 'value', 'residual')
-        kernels = [Kernel((len(fields), width), axes, name=f'{name}_{n}')() for name in names]
-        projected = jnp.einsum('DP,DFB->PFB', jnp.concatenate(kernels, 1), fields)
-        query, key, value, residual = (x.reshape(self.num_heads, self.attention_dim, *x.shape[1:])
+        kernels = [Kernel((len(fields), width), axes, name=f'{name}_{n}')()
+                   for name in ('query', 'key', 'value', 'residual')]
+        projected = jnp.concatenate(kernels, axis=1).T @ fields.reshape(len(fields), -1)
+        query, key, value, residual = (x.reshape(self.num_heads, self.attention_dim, *fields.shape[1:])
                                        for x in jnp.split(projected, 4))
         weights = jax.nn.softmax(inner(query, key), axis=2)
         weights = Dropout(self.dropout, deterministic=not train)(weights)
-        return _whole(nn.relu(mixed(weights, value) + residual).reshape(width, *fields.shape[1:]))
+        return nn.relu(mixed(weights, value) + residual).reshape(width, *fields.shape[1:])
 
 
 class Kernel(nn.Module):
-    """The parameter of a linear layer without a bias: [in, out]."""
+    """The parameter of a linear layer without a bias, [in, out], as `dense` has it."""
 
     shape: tuple[int, int]
     axes: tuple[str | None, str | None]
@@ -88,24 +89,33 @@ class Kernel(nn.Module):
         return self.param('kernel', nn.with_logical_partitioning(nn.initializers.lecun_normal(), self.axes), self.shape)
 
 
-# Each is the other's derivative. Left to itself, XLA sums the derivatives of slices and broadcasts one by one, and
-# computes what goes into a sum again for each that it goes into: hence the barriers.
-
-_whole = jax.lax.optimization_barrier
+# Products within a row; each is the other's derivative. `H` heads, `d` dimensions, `M` and `K` fields.
 
 
 @jax.custom_vjp
 def inner(x: jax.Array, y: jax.Array) -> jax.Array:
     """sum_d x_dm y_dk: [H, d, M, B], [H, d, K, B] → [H, M, K, B]."""
-    x, y = _whole((x, y))
-    return _whole(sum(x[:, d, :, None] * y[:, d, None] for d in range(x.shape[1])))
+    return _summed('HdMB,HdKB->HMKB', lambda x, y, d: x[:, d, :, None] * y[:, d, None], x.shape[1], x, y)
 
 
 @jax.custom_vjp
 def mixed(weights: jax.Array, y: jax.Array) -> jax.Array:
     """sum_k w_mk y_dk: [H, M, K, B], [H, d, K, B] → [H, d, M, B]."""
-    weights, y = _whole((weights, y))
-    return _whole(sum(weights[:, None, :, k] * y[:, :, k, None] for k in range(y.shape[2])))
+    return _summed('HMKB,HdKB->HdMB', lambda w, y, k: w[:, None, :, k] * y[:, :, k, None], y.shape[2], weights, y)
+
+
+def _summed(equation: str, term: Callable, number: int, x: jax.Array, y: jax.Array) -> jax.Array:
+    """`equation`; on a CPU the sum of `number` terms, one at a time.
+
+    A loop, as XLA would otherwise fuse what comes before into the sum and compute it anew for each term, or what comes
+    after, and go through the sum in an order that no vector instruction can take.
+    """
+
+    def one_by_one(x, y):
+        zeros = jnp.zeros_like(term(x, y, 0))
+        return jax.lax.fori_loop(0, number, lambda n, total: total + term(x, y, n), zeros)
+
+    return jax.lax.platform_dependent(x, y, cpu=one_by_one, default=functools.partial(jnp.einsum, equation))
 
 
 inner.defvjp(lambda x, y: (inner(x, y), (x, y)),

@@ -31,13 +31,15 @@ class Checkpoints:
         """(steps done, state): the newest one that can be read, or (0, `fresh`) where there is none."""
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _everywhere(fresh))
         for step in sorted(self._manager.all_steps(), reverse=True):
+            state, said = None, ''
             try:
                 state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
             # What Orbax and TensorStore raise for files that are missing, cut off or of other contents.
             except (ValueError, KeyError, OSError) as error:
-                self._put_aside(step, error)
-                continue
-            return step, _as_before(state, fresh)
+                said = _first_line(error)
+            if not distributed.any_of(state is None):
+                return step, _as_before(state, fresh)
+            self._put_aside(step, said or 'as another process says')
         return 0, fresh
 
     def save(self, step: int, state: Any) -> None:
@@ -45,11 +47,10 @@ class Checkpoints:
         self._manager.save(step, args=ocp.args.StandardSave(_everywhere(state)))
         self._manager.check_for_errors()
 
-    def _put_aside(self, step: int, error: Exception) -> None:
+    def _put_aside(self, step: int, why: str) -> None:
         aside = self.directory / 'damaged' / str(step)
-        progress.warn(f'{self.directory / str(step)} is damaged or of another version ({_first_line(error)}); it is '
+        progress.warn(f'{self.directory / str(step)} is damaged or of another version ({why}); it is '
                       f'put aside as {aside}, and the run goes on from the state before it')
-        distributed.barrier(f'{self.directory}-damaged-{step}')
         if distributed.is_main():
             files.remove_tree(aside)
             files.move_tree(self.directory / str(step), aside)

@@ -80,6 +80,7 @@ class PartsWriter:
         if distributed.is_main() and self._parts.exists():
             new = sorted(part.name for part in self._parts.glob(f'{step:08}-*.parquet'))
             self._commit({'step': step, 'parts': self._manifest()['parts'] + new})
+        distributed.barrier(f'{self.path.name}-{step}-counted')
 
     def finish(self) -> files.Path:
         """Joins the parts into the final table, a checkpoint's after the other."""

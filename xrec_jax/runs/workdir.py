@@ -31,10 +31,10 @@ def open_workdir(path: str, config: ml_collections.ConfigDict) -> files.Path:
     file = workdir / 'config.json'
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f'--workdir {workdir} is a file, not a folder.')
-    new = _flat(json.loads(config.to_json()))
+    new = flat(json.loads(config.to_json()))
     if file.exists():
         try:
-            old = _flat(json.loads(file.read_text()))
+            old = flat(json.loads(file.read_text()))
         except json.JSONDecodeError as error:
             raise UserError(f'{file}, line {error.lineno}: not valid JSON ({error.msg}); restore it, or choose '
                             'another --workdir.') from None
@@ -62,9 +62,9 @@ def _check_schedules(workdir: files.Path, old: list[str], new: list[str]) -> Non
                             'another one there; choose another --workdir.')
 
 
-def _flat(tree: Any, prefix: str = '') -> dict[str, Any]:
-    """{'a': {'b': 1}} → {'a.b': 1}."""
+def flat(tree: Any, prefix: str = '') -> dict[str, Any]:
+    """{'a': {'b': 1}} → {'a.b': 1}: a config by dotted key."""
     if not isinstance(tree, dict):
         return {prefix: tree}
     return {key: leaf for name, branch in tree.items()
-            for key, leaf in _flat(branch, f'{prefix}.{name}' if prefix else name).items()}
+            for key, leaf in flat(branch, f'{prefix}.{name}' if prefix else name).items()}

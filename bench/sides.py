@@ -1,0 +1,166 @@
+"""What bench/decode.py, bench/tune.py and bench/score.py share: two sides, each in a process of its own, in turns.
+
+The peer (torch, transformers, peft) runs in an interpreter of its own, `--peer`, with the same weights and the same
+tokens. Both processes stay and take turns, so that what else the machine does meets both; figures are medians.
+
+Rooflines are measured, in the process that is compared with them and on its device: `bandwidth` by reading 256 MiB
+(2 GiB on accelerators) as a matrix times a vector, `peak_flops` by products of 2048³ (8192³), the best of six.
+"""
+
+import json
+import os
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).parents[1]
+SHAPES = {
+    '15m': dict(vocab_size=32000, hidden_size=288, intermediate_size=768, num_layers=6, num_heads=6, num_kv_heads=6,
+                head_dim=48, tie_word_embeddings=True, max_position_embeddings=2048),
+    '8b': dict(vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_layers=32, num_heads=32,
+               num_kv_heads=8, head_dim=128, rope_theta=500000.0, max_position_embeddings=8192),
+}
+DTYPES = ('float32', 'bfloat16')
+
+
+# ------------------------------------------------------------------------------------------- ours
+
+
+def random_model(shape: str, dtype: str, **fields):
+    """Config and random weights of a shape, made in its dtype on the device."""
+    import jax
+    import jax.numpy as jnp
+    from xrec_jax.language import decoder
+    from xrec_jax.language.config import DecoderConfig
+    config = DecoderConfig(**SHAPES[shape], dtype=jnp.dtype(dtype).type, **fields)
+    make = lambda key: jax.tree.map(lambda x: x.astype(dtype), decoder.init_params(key, config))
+    return config, jax.jit(make)(jax.random.key(0))
+
+
+def sizes(config, params) -> tuple[int, int]:
+    """Parameters of the projections, and V · D of the output matrix."""
+    import jax
+    projections = sum(leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(params) if 'kernel' in str(path))
+    return projections, config.vocab_size * config.hidden_size
+
+
+def rooflines(dtype: str) -> dict[str, float]:
+    """`peak_flops` a second, `bandwidth` in bytes a second."""
+    import jax
+    import jax.numpy as jnp
+    small = jax.default_backend() == 'cpu'
+    size, rows = (2048, 2**16) if small else (8192, 2**19)
+    square = jnp.full((size, size), 0.5, dtype)
+    flops = 2 * size**3 / min(timed(jax.jit(lambda x: x @ x), square))
+    matrix = jnp.full((rows, 2**10 * (2 if dtype == 'float32' else 4) // 2), 0.5, dtype)
+    vector = jnp.ones(matrix.shape[1], dtype)
+    return {'peak_flops': flops, 'bandwidth': matrix.nbytes / min(timed(jax.jit(lambda x, y: x @ y), matrix, vector))}
+
+
+def timed(function, *arguments, times: int = 6) -> list[float]:
+    """Seconds of each call but a first one, which compiles."""
+    import jax
+    jax.block_until_ready(function(*arguments))
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        jax.block_until_ready(function(*arguments))
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def device() -> dict:
+    """Which, and the most bytes that were in use on it, where it says so."""
+    import jax
+    first = jax.devices()[0]
+    return {'device': first.device_kind, 'device_peak_bytes': (first.memory_stats() or {}).get('peak_bytes_in_use')}
+
+
+# ------------------------------------------------------------------------------------------ theirs
+
+
+def versions() -> dict:
+    import torch
+    import transformers
+    return {'versions': f'torch {torch.__version__}, transformers {transformers.__version__}',
+            'threads': torch.get_num_threads()}
+
+
+# ------------------------------------------------------------------------------------- processes
+
+
+def serve(**verbs) -> None:
+    """Answers the lines of standard input, a JSON line each, with the peak of this process's memory."""
+    for line in sys.stdin:
+        verb, *rest = json.loads(line)
+        answer = verbs[verb](*rest) | {'peak_mib': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+        print('@' + json.dumps(answer), flush=True)
+
+
+class Worker:
+    """A process of `script` that serves."""
+
+    def __init__(self, python: str, script: str, *arguments: str):
+        self.process = subprocess.Popen([python, script, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        text=True, env=environment())
+
+    def ask(self, *request) -> dict:
+        self.process.stdin.write(json.dumps(request) + '\n')
+        self.process.stdin.flush()
+        for line in self.process.stdout:
+            if line.startswith('@'):
+                return json.loads(line[1:])
+        raise SystemExit(f'the worker for {request} ended with status {self.process.wait()}')
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {'PYTHONPATH': str(ROOT), 'TRANSFORMERS_VERBOSITY': 'error', 'TOKENIZERS_PARALLELISM': 'false'}
+
+
+def workers(script: str, args, model: pathlib.Path, *common: str) -> dict[str, Worker]:
+    """'ours', and 'theirs' with `args.peer`, for whom random weights are first written to `model`."""
+    if args.peer:  # written by another process: this one holds no device
+        subprocess.run([sys.executable, script, '--worker', 'save', '--model', model, '--shape', args.shape],
+                       check=True, env=environment())
+        common += '--model', str(model)
+    result = {'ours': Worker(sys.executable, script, '--worker', 'ours', *common)}
+    if args.peer:
+        result['theirs'] = Worker(args.peer, script, '--worker', 'theirs', *common)
+    return result
+
+
+def save_material(directory: pathlib.Path, shape: str) -> None:
+    """Random weights and a random adapter, as Hugging Face and PEFT keep them."""
+    import jax
+    from xrec_jax.language import lora, peft, weights
+    config, params = random_model(shape, 'float32')
+    lora_config = lora.LoraConfig(rank=8, alpha=16.0)
+    adapter = lora.init_adapter(jax.random.key(1), params, lora_config)
+    weights.save_model(directory, config, params)
+    peft.save_adapter(directory / 'adapter', config, adapter, lora_config)
+
+
+def take_turns(workers: dict[str, Worker], rounds: int, *request) -> dict[str, list[dict]]:
+    """Each side's answers, in turns; one round more than asked goes first and is not among them."""
+    answers = {side: [] for side in workers}
+    for number in range(rounds + 1):
+        for side, worker in workers.items():
+            answer = worker.ask(*request)
+            if number:
+                answers[side].append(answer)
+    return answers
+
+
+def median(answers: list[dict], key: str = 'seconds') -> float:
+    return statistics.median(answer[key] for answer in answers)
+
+
+def show(**line) -> None:
+    print(json.dumps({key: float(f'{x:.5g}') if isinstance(x, float) else x for key, x in line.items()}), flush=True)
