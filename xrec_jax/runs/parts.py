@@ -43,6 +43,7 @@ class PartsWriter:
     def rewind(self, step: int) -> None:
         """Forgets what was written after `step`, in a finished table too."""
         self._rows = []
+        distributed.barrier(f'{self.path.name}-rewind')  # all have read what they wanted to know
         distributed.main_first(lambda: self._rewind(step) if distributed.is_main() else None)
 
     def _rewind(self, step: int) -> None:
