@@ -5,7 +5,7 @@
 
 The argument after the colon names the dataset: one of the catalog, see xrec_jax/data/README.md.
 
-What comes out with the embedded model stands in README.md, "What comes out".
+What comes out with the embedded model stands in docs/expctr.md.
 """
 
 import dataclasses

@@ -2,7 +2,7 @@
 
     bash launch/local.sh        # or: python -m xrec_jax.train --config configs/quickstart.py --workdir DIR
 
-About seven minutes on two CPU cores; what comes out stands in README.md, "What comes out".
+About seven minutes on two CPU cores; what comes out stands in docs/expctr.md.
 """
 
 from ml_collections import ConfigDict

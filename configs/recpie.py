@@ -14,7 +14,7 @@ With the embedded model the prompts are in the language that it knows (`recpie/t
     --config.explain.profile.max_length=96 --config.generate.max_length=64 \
     --config.prompt.begins.positive= --config.prompt.begins.negative=
 
-What comes out stands in README.md, "RecPIE".
+What comes out stands in docs/recpie.md.
 """
 
 from ml_collections import ConfigDict

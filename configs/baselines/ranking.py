@@ -6,7 +6,7 @@
 Every model is trained from five starts at once, stopped and chosen on validation; mean and spread on both
 splits are printed and written to `table.csv` and `table.md`; `ml-100k,bpr,sasrec` takes these two alone.
 A model's own settings stand in `config.<name>.model`, as `--config.bpr.model.embed_dim=32`; the training that all
-share in `config.fit`. What comes out stands in README.md, "Recommenders".
+share in `config.fit`. What comes out stands in docs/recommenders.md.
 """
 
 from ml_collections import ConfigDict
