@@ -27,6 +27,8 @@ def test_the_gap_between_similar_and_dissimilar_by_epoch():
             for kind, value in zip(('similar', 'dissimilar'), values)]
     assert similarity.separation(rows) == {'a': [0.0, 1.0]}
     assert len(similarity.draw(rows).axes) == 2
+    assert similarity.half_way([0.0, 0.25, 0.5, 1.0, 0.75]) == 2
+    assert similarity.half_way([-0.25, -0.5]) == 0  # it only falls
 
 
 def test_a_config_read_back_has_tuples(tmp_path):

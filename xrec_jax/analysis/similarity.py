@@ -114,6 +114,12 @@ def separation(rows: Sequence[Mapping]) -> dict[str, list[float]]:
     return result
 
 
+def half_way(gaps: Sequence[float]) -> int:
+    """The first epoch at which at least half of the rise from the start to the largest gap is done; 0 without a rise."""
+    goal = (gaps[0] + max(gaps)) / 2
+    return next(epoch for epoch, gap in enumerate(gaps) if gap >= goal)
+
+
 def draw(rows: Sequence[Mapping]) -> matplotlib.figure.Figure:
     """Figure 5: a panel for each kind of pair, a line for each fit."""
     kinds = list(dict.fromkeys(row['pairs'] for row in rows))
@@ -163,9 +169,8 @@ def main(argv: Sequence[str]) -> None:
                             '--least.')
     rows = [row for name in given.fits for row in watch(task, state, name, watched)]
     for name, gaps in separation(rows).items():
-        half = next(epoch for epoch, gap in enumerate(gaps) if gap >= 0.5 * max(gaps))
-        progress.say(f'fit({name}): similar less dissimilar {gaps[0]:.3f} at the start, {max(gaps):.3f} at most, half of that '
-                     f'after {half} of {len(gaps) - 1} epochs')
+        progress.say(f'fit({name}): similar less dissimilar {gaps[0]:.3f} at the start, {max(gaps):.3f} at most, half-way '
+                     f'after {half_way(gaps)} of {len(gaps) - 1} epochs')
     output.write(pathlib.Path(given.out), 'similarity', rows, draw(rows))
 
 
