@@ -327,6 +327,8 @@ def test_killed_run_keeps_its_answers_and_asks_only_for_the_rest(serve, tmp_path
         return reply(f'to {prompt}')
 
     stub = serve(answer)
+    # Where a shell started pytest in the background, it ignores SIGINT, and so would the process.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     run = subprocess.Popen([sys.executable, '-c', RUN, str(path)], stderr=subprocess.PIPE,
                            env=os.environ | {'PYTHONPATH': os.pathsep.join(p for p in sys.path if p)})
     assert enough.wait(60)

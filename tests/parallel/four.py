@@ -90,6 +90,7 @@ def main(folder: pathlib.Path) -> None:
     np.testing.assert_array_equal(distributed.whole(restored['split']), np.arange(8.0) + 1)
     assert restored['own'].is_fully_addressable and restored['own'].tolist() == [1.0] * 3
     assert jax.random.key_data(restored['key']).tolist() == jax.random.key_data(jax.random.key(1)).tolist()
+    distributed.barrier('done')  # on a busy machine one may be minutes behind, and JAX waits less for them to leave
 
 
 if __name__ == '__main__':

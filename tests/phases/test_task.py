@@ -27,7 +27,7 @@ def test_recpie_has_a_config_for_each_of_its_datasets(name):
     assert config.data.name == found and set(config.data.options) == set(catalog.entry(found).options)
     assert all(config.data.options[key] == value for key, value in options.items())
     assert protocols.options('user_temporal').keys() <= set(config.data)
-    assert all(len(phase) == 3 for phase in schedule.parse(config)) and config.schedule[-1] == 'judge(table)'
+    assert all(len(phase) == 3 for phase in schedule.parse(config)) and config.schedule[-2:] == ('judge(table)', 'judge(text)')
     assert ('explain(truth)' in config.schedule) == (name == 'simulated')
     assert catalog.entry(found).options == expctr.get_config(found).data.options.to_dict()  # theirs stay as they were
 

@@ -13,6 +13,7 @@ Two ways to run it:
 reference model.
 """
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -316,4 +317,6 @@ def abstract_params(config: DecoderConfig) -> dict:
     tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
     mask = jax.ShapeDtypeStruct((1, 2), bool)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return jax.eval_shape(Decoder(config).init, key, tokens, tokens, mask)['params']
+    # Which attention there is makes no difference to the weights; to choose it would ask for a device.
+    model = Decoder(dataclasses.replace(config, attention='xla'))
+    return jax.eval_shape(model.init, key, tokens, tokens, mask)['params']
