@@ -124,7 +124,7 @@ def seconds_table(groups: Sequence[Group]) -> Table:
             rates = [np.median(rate) for run in group.runs if (rate := [
                 row['tokens_per_second'] for row in run.metrics if row['phase'] == phase and 'tokens_per_second' in row])]
             rows.append((group.name, phase, spread(seconds, 1), spread(rates, 0) if rates else '–'))
-    return Table.of('Time by phase', ('run', 'phase', 'seconds, of the last process', 'tokens/s (median step)'), rows)
+    return Table.of('Time by phase', ('run', 'phase', 'seconds', 'tokens/s (median step)'), rows)
 
 
 # --------------------------------------------------------------------------------------------- text
