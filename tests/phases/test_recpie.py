@@ -60,6 +60,7 @@ def short_config(language_model):
     config = small_recpie(language_model)
     config.schedule = ('explain(profiles)', *recpie.FIRST, *recpie.LAST, 'judge(table)')
     config.soft_prompt.update({'tokens': 2, 'tune_embeddings': True})
+    config.prompt.begins = {'positive': 'With', 'negative': 'The'}
     config.judge.scorers = {name: config.judge.scorers[name] for name in ('Frozen LLM', 'LLM directly', 'RecPIE')}
     config.judge.before.scorers = ('Frozen LLM',)
     return config
@@ -197,9 +198,10 @@ def test_tiny_reads_the_words_that_it_knows():
     known = dict(domain=simulated.MOVIES, target='T - war')
     target = Shown('T', ['war'], 'T - war liked')
     ask = lambda kind: prompts.render(f'recpie/tiny_{kind}', domain=simulated.MOVIES, history=past, target=target)
-    expected = prompts.render('expctr/explain', liked=['A - war liked'], disliked=['B, The - war disliked, love disliked'],
-                              **known)
-    assert ask('positive') == ask('negative') == expected
+    told = lambda liked, disliked: prompts.render('expctr/explain', liked=[liked], disliked=[disliked], **known)
+    # Each side is told what the user thought of its own items, and of the others that they were seen.
+    assert ask('positive') == told('A - war liked', 'B, The - war seen, love seen')
+    assert ask('negative') == told('A - war seen', 'B, The - war disliked, love disliked')
 
 
 def test_the_words_that_begin_an_answer_are_in_prompt_and_text(unbroken):

@@ -50,8 +50,16 @@ class Shown:
     @property
     def judged(self) -> str:
         """'Toy Story (1995) - animation liked, comedy liked': the same, with what the user thought of the item."""
+        return self._with(OPINIONS[self.liked])
+
+    @property
+    def seen(self) -> str:
+        """'Toy Story (1995) - animation seen, comedy seen': the same, and what the user thought of it is not said."""
+        return self._with('seen')
+
+    def _with(self, opinion: str) -> str:
         title, dash, attributes = self.plain.rpartition(' - ')
-        return item_text(title, attributes.split(', '), OPINIONS[self.liked]) if dash else self.profile
+        return item_text(title, attributes.split(', '), opinion) if dash else self.profile
 
 
 _ENVIRONMENT = jinja2.Environment(

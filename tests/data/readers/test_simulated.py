@@ -103,11 +103,11 @@ def probability(stars: int, mean: float, noise: float) -> float:
 @pytest.mark.parametrize('quality', [-1.3, 0.0, 0.8])
 def test_ratings_follow_the_stated_distribution(balance, quality):
     n = 20_000
-    rating = simulated.rate(np.random.default_rng(0), dataclasses.replace(WORLD, noise=0.7),
+    rating = simulated.rate(np.random.default_rng(0), dataclasses.replace(WORLD, noise=0.7, quality=0.9),
                             np.full(n, balance), np.full(n, quality))
     assert rating.dtype == np.float32
     for stars in range(1, 6):
-        p = probability(stars, 3.5 + 1.5 * balance + 0.4 * quality, 0.7)
+        p = probability(stars, 3.5 + 1.5 * balance + 0.9 * quality, 0.7)
         assert np.mean(rating == stars) == pytest.approx(p, abs=5 * math.sqrt(p * (1 - p) / n) + 1e-9)
 
 
@@ -169,7 +169,7 @@ def test_fifty_thousand_interactions():
     (dict(num_users=0), 'num_users=0: should be an integer of at least 1'),
     (dict(num_users='40'), "num_users='40'"), (dict(num_items=2.5), 'num_items=2.5'),
     (dict(num_loved=-1), 'num_loved=-1'), (dict(seed=None), 'seed=None'), (dict(seed=True), 'seed=True'),
-    (dict(noise=-0.1), 'noise=-0.1'), (dict(noise='x'), "noise='x'"),
+    (dict(noise=-0.1), 'noise=-0.1'), (dict(noise='x'), "noise='x'"), (dict(quality=-1), 'quality=-1'),
     (dict(noise=float('nan')), 'noise=nan'),
     (dict(attributes_per_item=2), 'attributes_per_item=2: should be two'),
     (dict(attributes_per_item=(1, 2, 3)), 'should be two'),

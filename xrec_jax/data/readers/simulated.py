@@ -3,10 +3,10 @@
 Every item features a few attributes. Every user has a few *decisive* attributes, some loved and
 some hated, and is indifferent to the rest. A user u meets an item i and rates it
 
-    r = clip(round(3.5 + 1.5 · (loved_ui − hated_ui) + 0.4 · quality_i + noise · ε), 1, 5)
+    r = clip(round(3.5 + 1.5 · (loved_ui − hated_ui) + quality · q_i + noise · ε), 1, 5)
 
-with loved_ui and hated_ui the numbers of i's attributes that u loves and hates, quality_i and ε
-standard normal. Items are met by popularity (Zipf), more often where they feature a loved
+with loved_ui and hated_ui the numbers of i's attributes that u loves and hates, q_i (how good i is,
+to everybody) and ε standard normal. Items are met by popularity (Zipf), more often where they feature a loved
 attribute. `aspects` of an interaction are the user's decisive attributes that the item features:
 the true reasons, against which explanations are scored; the review names them.
 
@@ -51,7 +51,8 @@ class World:
     attributes_per_item: tuple[int, int] = (1, 2)  # fewest, most, each as likely; a list will do
     num_loved: int = 3  # by each user
     num_hated: int = 3
-    noise: float = 0.5  # standard deviation, in stars
+    quality: float = 0.4  # standard deviation of how good items are, in stars
+    noise: float = 0.5  # the same of what nothing explains
     seed: int = 0
 
     def __post_init__(self):
@@ -59,10 +60,11 @@ class World:
             self._set(name, _integer(name, getattr(self, name), 1))
         for name in ('num_loved', 'num_hated', 'seed'):
             self._set(name, _integer(name, getattr(self, name), 0))
-        if isinstance(self.noise, bool) or not isinstance(self.noise, numbers.Real) or not (
-                0 <= self.noise < math.inf):
-            raise UserError(f'noise={self.noise!r}: should be a number of at least 0')
-        self._set('noise', float(self.noise))
+        for name in ('quality', 'noise'):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < math.inf:
+                raise UserError(f'{name}={value!r}: should be a number of at least 0')
+            self._set(name, float(value))
         if not isinstance(self.attributes_per_item, (tuple, list)) or (
                 len(self.attributes_per_item) != 2):
             raise UserError(f'attributes_per_item={self.attributes_per_item!r}: should be two '
@@ -112,8 +114,8 @@ def features(rng: np.random.Generator, world: World, num_items: int) -> np.ndarr
 
 def rate(rng: np.random.Generator, world: World, balance: np.ndarray, quality: np.ndarray
          ) -> np.ndarray:
-    """The rating model above; `balance` is loved − hated. Returns float32 stars of the same shape."""
-    stars = 3.5 + 1.5 * balance + 0.4 * quality + world.noise * rng.standard_normal(balance.shape)
+    """The rating model above; `balance` is loved − hated, `quality` is q. Returns float32 stars of the same shape."""
+    stars = 3.5 + 1.5 * balance + world.quality * quality + world.noise * rng.standard_normal(balance.shape)
     return np.clip(np.round(stars), 1, 5).astype(np.float32)
 
 
