@@ -144,12 +144,9 @@ def shorten(config: ConfigDict) -> None:
     config.sample = ConfigDict({'splits': ('train', 'valid'), 'max_examples': 200})
     config.on_sample = ConfigDict({'explanations': 'sample', 'continues': ('on_frozen',)})
     config.with_text.continues = ('on_sample', 'on_frozen')
-    # How an answer begins is left to `tiny`, which is careless in more than half of them: what PPO has to mend.
-    config.prompt.begins = ConfigDict({'positive': '', 'negative': ''})
     config.explain.profile.max_length = 24
     config.fit.training.learning_rate, config.fit.checkpoint_every = 2e-3, 20
-    config.align.learner.update({'minibatch_size': 16, 'microbatch_size': 16})
-    config.first.iterations, config.next = 10, ConfigDict({'iterations': 4, 'predictor': 'on_sample'})
+    config.first.iterations, config.next = 6, ConfigDict({'iterations': 2, 'predictor': 'on_sample'})
     config.judge.texts.scorer = 'none'
 
 

@@ -27,7 +27,7 @@ def fake_train(monkeypatch):
         asked.append(command)
         values = dict(argument.removeprefix('--config.').split('=', 1) for argument in command if argument.startswith('--config.'))
         workdir = runs.pathlib.Path(command[command.index('--workdir') + 1])
-        workdir.mkdir(parents=True)
+        workdir.mkdir(parents=True, exist_ok=True)
         rmse = 0.3 / (1 + float(values.get('data.train_share', 1))) + 0.001 * int(values['seed'])
         figures = {'RecPIE': rmse, 'No text': rmse + 0.05, 'LLM directly': 0.5}
         (workdir / 'summary.json').write_text(json.dumps({'rating': {
@@ -52,6 +52,13 @@ def test_a_learning_curve_over_shares_and_seeds(fake_train, tmp_path):
     assert len(fake_train) == 6
     with pytest.raises(UserError, match='finished run of other arguments'):
         runs.train(learning.cases(shares), [0, 2], ['--config=d.py'], tmp_path)
+
+
+def test_a_run_that_was_stopped_is_gone_on_with(fake_train, tmp_path):
+    workdirs = runs.train(learning.cases([1.0]), [0], [], tmp_path)['share-1']
+    (workdirs[0] / 'summary.json').write_text(json.dumps({'seconds': {'02-fit-no_text': 24.9}}))  # as after one phase
+    runs.train(learning.cases([1.0]), [0], [], tmp_path)
+    assert len(fake_train) == 2
 
 
 def test_a_share_at_which_nothing_is_as_good_is_none():

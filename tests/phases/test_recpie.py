@@ -60,7 +60,6 @@ def short_config(language_model):
     config = small_recpie(language_model)
     config.schedule = ('explain(profiles)', *recpie.FIRST, *recpie.LAST, 'judge(table)')
     config.soft_prompt.update({'tokens': 2, 'tune_embeddings': True})
-    config.prompt.begins = {'positive': 'With', 'negative': 'The'}
     config.judge.scorers = {name: config.judge.scorers[name] for name in ('Frozen LLM', 'LLM directly', 'RecPIE')}
     config.judge.before.scorers = ('Frozen LLM',)
     return config

@@ -54,7 +54,7 @@ def train(cases: Sequence[Case], seeds: Sequence[int], arguments: Sequence[str],
             changes = {'seed': seed, **case.changes}
             wanted = [*arguments, *(f'--config.{key}={value}' for key, value in changes.items())]
             told = workdir.parent / f'{workdir.name}.json'
-            if (workdir / 'summary.json').exists() and told.exists():
+            if measured(workdir) and told.exists():
                 had = json.loads(told.read_text())
                 if had != wanted:
                     raise UserError(f'{workdir} holds a finished run of other arguments; choose another --out. It has\n  '
@@ -73,10 +73,16 @@ def slug(name: str) -> str:
     return re.sub(r'[^a-z0-9.]+', '-', name.lower()).strip('-')
 
 
+def measured(workdir: pathlib.Path) -> dict[str, Any]:
+    """The figures of a run's scorers; {} before its `judge`: the summary of a run that was stopped holds times only."""
+    path = workdir / 'summary.json'
+    summary = json.loads(path.read_text()) if path.exists() else {}
+    return next((summary[key] for key in SUMMARY.values() if key in summary), {})
+
+
 def figures(workdir: pathlib.Path, scorer: str) -> dict[str, float]:
     """Test metrics of a scorer of a finished run of clicks or ratings."""
-    summary = json.loads((workdir / 'summary.json').read_text())
-    of_scorers = next((summary[key] for key in SUMMARY.values() if key in summary), {})
+    of_scorers = measured(workdir)
     if scorer not in of_scorers:
         raise UserError(f'{workdir} has measured no "{scorer}".{nearest(scorer, of_scorers)}')
     return of_scorers[scorer]['test']
