@@ -1,10 +1,19 @@
-"""A report as one page that needs nothing else: no network, no script; it opens from the disk."""
+"""A report as one page that needs nothing else: it opens from the disk, and no request leaves it.
 
+Tables, figures (`figures`, `analyses`), and a browser of the explanations (`cards`, browser.js), whose texts are data in
+the page. The page's policy lets its one script run and nothing be loaded, whatever stands in a text.
+"""
+
+import base64
+import functools
+import hashlib
+import importlib.resources
 from collections.abc import Sequence
 
 import jinja2
+import markupsafe
 
-from xrec_jax.reporting import figures, tables
+from xrec_jax.reporting import cards, figures, tables
 from xrec_jax.reporting.collect import Group
 
 FORMATS = ('html', 'markdown', 'latex')
@@ -17,17 +26,41 @@ def all_tables(groups: Sequence[Group]) -> list[tables.Table]:
             tables.runs_table(groups), tables.seconds_table(groups)]
 
 
-def render(groups: Sequence[Group], form: str = 'html') -> str:
-    """The report in one of `FORMATS`; Markdown and LaTeX are the tables alone."""
+def all_figures(groups: Sequence[Group]) -> list[figures.Figure]:
+    throughput = figures.throughput_figure(groups)
+    return figures.curve_figures(groups) + ([throughput] if throughput else [])
+
+
+def explanations(groups: Sequence[Group], most: int = cards.MOST) -> list[dict]:
+    """What the browser shows: of each run that has explanations, its share of at most so many cards."""
+    runs = [(group, run) for group in groups for run in group.runs]
+    names = [group.name if len(group.runs) == 1 else f'{group.name}, seed {run.seed}' for group, run in runs]
+    found = [cards.of_run(run, name, most // len(runs)) for (_, run), name in zip(runs, names)] if most else []
+    return [one for one in found if one]
+
+
+def render(groups: Sequence[Group], form: str = 'html', most_cards: int = cards.MOST) -> str:
+    """The report as a page, or its tables alone in `form` 'markdown' or 'latex'."""
     if form != 'html':
         write = {'markdown': tables.markdown, 'latex': tables.latex}[form]
         return '\n'.join(map(write, all_tables(groups)))
-    throughput = figures.throughput_figure(groups)
-    drawn = figures.curve_figures(groups) + ([throughput] if throughput else [])
     runs = sum(len(group.runs) for group in groups)
-    environment = jinja2.Environment(loader=jinja2.PackageLoader('xrec_jax.reporting', '.'), autoescape=True,
-                                     undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.get_template('page.html.jinja').render(
+    script = _part('browser.js')
+    browsed = explanations(groups, most_cards)
+    return _environment().get_template('page.html.jinja').render(
         title=f'xrec_jax: {groups[0].runs[0].config.get("data.name", "report")}',
         subtitle=f'{runs} run{"s" if runs > 1 else ""} of {len(groups)} config{"s" if len(groups) > 1 else ""}',
-        tables=all_tables(groups), figures=drawn, one_seed=all(len(group.runs) == 1 for group in groups))
+        tables=all_tables(groups), figures=all_figures(groups), one_seed=all(len(group.runs) == 1 for group in groups),
+        style=_part('page.css'), script=script, digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        data=markupsafe.Markup(cards.embedded(browsed)) if browsed else '')
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(loader=jinja2.PackageLoader('xrec_jax.reporting', '.'), autoescape=True,
+                              undefined=jinja2.StrictUndefined, trim_blocks=True)
+
+
+def _part(name: str) -> markupsafe.Markup:
+    """A file of this package, to stand in the page as it is."""
+    return markupsafe.Markup((importlib.resources.files('xrec_jax.reporting') / name).read_text(encoding='utf-8'))
