@@ -54,9 +54,12 @@
     choices('scorer', run.scorers.map((name, n) => [n, name]), run.judging);
     field('scorer').closest('label').hidden = !run.scorers.length;
     outcomes();
+    const rewarded = run.rewards.some(of => of.some(reward => reward !== null));
+    for (const name of ['least', 'most']) field(name).closest('label').hidden = !rewarded;
     choices('sort', [
-      ['', 'as in the data'], ['reward-', 'reward, highest first'], ['reward+', 'reward, lowest first'],
-      ['gain-', 'reward, most gained first'], ['gain+', 'reward, most lost first'],
+      ['', 'as in the data'],
+      ...(rewarded ? [['reward-', 'reward, highest first'], ['reward+', 'reward, lowest first'],
+                      ['gain-', 'reward, most gained first'], ['gain+', 'reward, most lost first']] : []),
       ...(run.scorers.length ? [['score-', 'prediction, highest first'], ['score+', 'prediction, lowest first'],
                                 ['change-', 'prediction, most changed first']] : []),
       ['length-', 'longest first'], ['length+', 'shortest first'], ['user+', 'user'], ['item+', 'item']], '');
@@ -241,7 +244,7 @@
     if (!codes.length) return run.target[example] < 0 ? null : element('p', {class: 'soft'}, 'No history.');
     for (const opinion of [1, 0, 2]) {
       const items = codes.filter(code => code % 3 === opinion).map(code => Math.floor(code / 3)).reverse();
-      if (items.length) made.append(element('div', {}, element('h4', {}, `${OPINIONS[opinion]} before`), element('ul', {}, ...items.map(
+      if (items.length) made.append(element('div', {}, element('h4', {}, `${OPINIONS[opinion]} before`), element('ul', items.length > 6 ? {class: 'many'} : {}, ...items.map(
         item => about(item, OPINIONS[opinion], named.has(item), common)))));
     }
     if (run.lengths[example] > codes.length) made.append(element('p', {class: 'soft'}, `and ${run.lengths[example] - codes.length} older ones`));
@@ -280,13 +283,15 @@
     else head.append(title(target));
     made.append(head, element('p', {class: 'chips'}, label, chip(run.splits[run.split[example]]),
                               run.kinds.length > 1 ? chip(KINDS[run.kinds[run.kind[place]]] ?? run.kinds[run.kind[place]]) : null,
-                              run.group[example] < 0 ? null : chip(run.groups[run.group[example]]), chip(`item ${run.item[example]}`)));
+                              run.group[example] < 0 ? null : chip(run.groups[run.group[example]]), run.item[example] === title(target) ? null : chip(`item ${run.item[example]}`)));
     const common = new Set(field('marks').checked ? shared(example) : []);
+    const facts = element('p', {class: 'facts'});
     if (target >= 0 && run.items[target][1].length)
-      made.append(element('p', {class: 'soft'}, 'attributes: ', ...listed(run.items[target][1], common)));
+      facts.append(element('span', {}, 'attributes: ', ...listed(run.items[target][1], common)));
     if (run.aspects[example].length)
-      made.append(element('p', {class: 'soft'}, `what truly decided: ${run.aspects[example].map(word => run.words[word]).join(', ')}`));
-    if (run.profile[example]) made.append(element('p', {class: 'soft'}, `user: ${run.profile[example]}`));
+      facts.append(element('span', {}, `what truly decided: ${run.aspects[example].map(word => run.words[word]).join(', ')}`));
+    if (run.profile[example]) facts.append(element('span', {}, `user: ${run.profile[example]}`));
+    if (facts.children.length) made.append(facts);
     const history = past(example, items, common);
     if (history) made.append(history);
     const sides = element('div', {class: 'sides'});

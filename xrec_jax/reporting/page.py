@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import jinja2
 import markupsafe
 
-from xrec_jax.reporting import cards, figures, tables
-from xrec_jax.reporting.collect import Group
+from xrec_jax.reporting import analyses, cards, figures, tables
+from xrec_jax.reporting.collect import Group, named
 
 FORMATS = ('html', 'markdown', 'latex')
 
@@ -23,19 +23,18 @@ def all_tables(groups: Sequence[Group]) -> list[tables.Table]:
     """The tables of a report: what differs first, then results, then what was run and how long it took."""
     differing = tables.config_table(groups)
     return [*([differing] if differing.rows else []), *tables.result_tables(groups), *tables.text_tables(groups),
-            tables.runs_table(groups), tables.seconds_table(groups)]
+            *analyses.all_tables(groups), tables.runs_table(groups), tables.seconds_table(groups)]
 
 
 def all_figures(groups: Sequence[Group]) -> list[figures.Figure]:
     throughput = figures.throughput_figure(groups)
-    return figures.curve_figures(groups) + ([throughput] if throughput else [])
+    return [*analyses.all_figures(groups), *figures.curve_figures(groups), *([throughput] if throughput else [])]
 
 
 def explanations(groups: Sequence[Group], most: int = cards.MOST) -> list[dict]:
     """What the browser shows: of each run that has explanations, its share of at most so many cards."""
-    runs = [(group, run) for group in groups for run in group.runs]
-    names = [group.name if len(group.runs) == 1 else f'{group.name}, seed {run.seed}' for group, run in runs]
-    found = [cards.of_run(run, name, most // len(runs)) for (_, run), name in zip(runs, names)] if most else []
+    runs = named(groups)
+    found = [cards.of_run(run, name, most // len(runs)) for name, run in runs] if most else []
     return [one for one in found if one]
 
 
@@ -50,7 +49,7 @@ def render(groups: Sequence[Group], form: str = 'html', most_cards: int = cards.
     return _environment().get_template('page.html.jinja').render(
         title=f'xrec_jax: {groups[0].runs[0].config.get("data.name", "report")}',
         subtitle=f'{runs} run{"s" if runs > 1 else ""} of {len(groups)} config{"s" if len(groups) > 1 else ""}',
-        tables=all_tables(groups), figures=all_figures(groups), one_seed=all(len(group.runs) == 1 for group in groups),
+        tables=all_tables(groups), figures=all_figures(groups),
         style=_part('page.css'), script=script, digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         data=markupsafe.Markup(cards.embedded(browsed)) if browsed else '')
 

@@ -1,12 +1,14 @@
 """Watching a run: what is done with each row of metrics beside writing it to `metrics.jsonl`.
 
   recompilations   a warning for a program that is compiled again when its phase has warmed up
-  memory           `peak_memory_gib` in every row, where the backend tells it (not on CPU)
+  memory           `peak_memory_gib` in every row, where the backend tells it (not on CPU), and `peak_memory_gib_host`
   `--tensorboard`  the same rows as TensorBoard's events, in DIR/tensorboard
   `--profile`      an XLA trace of some steps of a phase, in DIR/profile
 """
 
 import re
+import resource
+import sys
 from collections.abc import Callable, Mapping
 
 from absl import flags
@@ -94,3 +96,8 @@ def peak_memory_gib() -> float | None:
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [one['peak_bytes_in_use'] for one in stats if 'peak_bytes_in_use' in one]
     return max(peaks) / 2**30 if peaks else None
+
+
+def peak_host_memory_gib() -> float:
+    """The most memory of the host that this process has held since its start."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == 'darwin' else 2**20)
