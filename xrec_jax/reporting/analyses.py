@@ -122,7 +122,9 @@ def uncertainty_figures(groups: Sequence[Group]) -> list[Figure]:
         table = _predicted(group.runs)
         after = [name for name in group.runs[0].config.get('judge.after.scorers') or ()
                  if table is not None and name in table.column_names]
-        if not after or len(table.column_names) < len(predictions.EXAMPLE) + 1 + 3:
+        models = [] if table is None else [name for name in table.column_names
+                                           if name not in (*predictions.EXAMPLE, 'target', *tables.BOUNDS)]
+        if not after or len(models) < 3:
             continue
         measured = uncertainty.analyse(table, after[-1], without=tables.BOUNDS)
         line, step = measured['line'], -(-measured['count'] // POINTS)

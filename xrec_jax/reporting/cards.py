@@ -58,8 +58,7 @@ def of_run(run: Run, name: str, most: int = MOST) -> dict[str, Any] | None:
     before, after = _sides(run, phases)
     total = _count(tables)
     tables = _chosen(tables, phases[after], most)
-    contexts, scale = _contexts(run, phases)
-    predicted = _predictions(run, scale)
+    contexts, scale = _contexts(run, tables)
     rows = {}  # of a card: key → phase → row
     for number, table in enumerate(tables.values()):
         for row in table.to_pylist():
@@ -70,6 +69,7 @@ def of_run(run: Run, name: str, most: int = MOST) -> dict[str, Any] | None:
     once = {name: _Once() for name in ('items', 'words', 'kinds', 'splits', 'groups')}
     keys = list(dict.fromkeys(key for key, _ in order))
     number = {key: n for n, key in enumerate(keys)}
+    predicted = _predictions(run, keys, scale)
     column = lambda name, digits=None: [[_rounded(of.get(n, {}).get(name), digits) for of in map(rows.get, order)]
                                         for n in range(len(phases))]
     return {
@@ -119,18 +119,28 @@ def _chosen(tables: Mapping[str, pa.Table], shown: str, most: int) -> dict[str, 
     rank = np.array([_rank(split) for split in wanted['split'].to_pylist()])
     order = np.lexsort((random, ~wanted['shown_max'].to_numpy(zero_copy_only=False), rank))
     kept = order[np.cumsum(wanted['kind_count_distinct'].to_numpy()[order]) <= most]
-    wanted = wanted.take(pa.array(kept)).select(['split', 'example'])
-    return {phase: table.join(wanted, ['split', 'example'], join_type='left semi') for phase, table in tables.items()}
+    kept = _code(wanted.take(pa.array(kept)))
+    return {phase: _of(table, kept) for phase, table in tables.items()}
 
 
-def _contexts(run: Run, phases: Sequence[str]) -> tuple[dict[tuple, dict], tuple[float, float] | None]:
+def _code(table: pa.Table) -> pa.ChunkedArray:
+    """Split and number of an example as one text."""
+    return pc.binary_join_element_wise(table['split'], table['example'].cast(pa.string()), '/')
+
+
+def _of(table: pa.Table, codes: pa.ChunkedArray) -> pa.Table:
+    """The rows of those examples."""
+    return table.filter(pc.is_in(_code(table), value_set=codes))
+
+
+def _contexts(run: Run, tables: Mapping[str, pa.Table]) -> tuple[dict[tuple, dict], tuple[float, float] | None]:
     """Example → what it is about, of all phases that kept it, and the scale of ratings."""
     found, scale = {}, None
-    for phase in phases:
+    for phase, written in tables.items():
         path = explained.path_of(run.workdir, phase)
         if path.exists():
             table, scale = explained.read(path)
-            for row in table.to_pylist():
+            for row in _of(table, _code(written)).to_pylist():
                 found.setdefault((row['split'], row['group'], row['example'], row['user_id'], row['item_id']), row)
     return found, scale
 
@@ -139,11 +149,11 @@ def _contexts(run: Run, phases: Sequence[str]) -> tuple[dict[tuple, dict], tuple
 class _Predicted:
     judged: str  # 'click', 'rating', or '' without predictions
     scorers: list[str]
-    rows: dict[tuple, dict]  # (split, row of the split) → columns
+    rows: dict[tuple, dict]  # (split, example) → columns
 
 
-def _predictions(run: Run, scale: tuple[float, float] | None) -> _Predicted:
-    """What every scorer predicts, a probability, or for ratings stars where the scale is known."""
+def _predictions(run: Run, keys: Sequence[tuple], scale: tuple[float, float] | None) -> _Predicted:
+    """What every scorer predicts of the examples `keys`: a probability, or for ratings stars where the scale is known."""
     path = run.workdir / predictions.FILE
     if not path.exists():
         return _Predicted('', [], {})
@@ -155,11 +165,11 @@ def _predictions(run: Run, scale: tuple[float, float] | None) -> _Predicted:
         for name in names:
             stars = pa.array(low + (high - low) * table[name].to_numpy())
             table = table.set_column(table.column_names.index(name), name, stars)
-    rows, count = {}, {}
-    for row in table.to_pylist():
-        place = count[row['split']] = count.get(row['split'], -1) + 1
-        rows[row['split'], place] = row
-    return _Predicted(judged, names, rows)
+    splits = table['split'].to_numpy(zero_copy_only=False)
+    place = {split: np.flatnonzero(splits == split) for split in set(splits)}  # of a split's examples, in their order
+    wanted = list(dict.fromkeys((split, example) for split, _, example, _, _ in keys if example < len(place.get(split, ()))))
+    rows = table.take(pa.array([place[split][example] for split, example in wanted], pa.int64())).to_pylist()
+    return _Predicted(judged, names, dict(zip(wanted, rows)))
 
 
 def _examples(keys: Sequence[tuple], contexts: Mapping[tuple, dict], predicted: _Predicted, once: Mapping[str, _Once]
