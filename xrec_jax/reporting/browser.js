@@ -200,8 +200,10 @@
     const called = new Map();
     for (const code of run.history[example]) for (const name of names(Math.floor(code / 3))) called.set(plain(name), Math.floor(code / 3));
     if (run.target[example] >= 0) for (const name of names(run.target[example])) called.set(plain(name), run.target[example]);
-    add(whole([...called.keys()], ''), 'item', name => called.get(name));
-    add(whole(shared(example).map(word => run.words[word]).filter(word => word.trim()), 'i'), 'attribute', () => null);
+    // Few names are there at all: only for those is it asked where, and whether as whole words.
+    add(whole([...called.keys()].filter(name => where.includes(name)), ''), 'item', name => called.get(name));
+    const small = lower(where), common = shared(example).map(word => run.words[word]);
+    add(whole(common.filter(word => word.trim() && small.includes(lower(plain(word)))), 'i'), 'attribute', () => null);
     return spans.filter(span => span[2] !== 'item' || span[3] !== run.target[example]).sort((a, b) => a[0] - b[0]);
   }
 
@@ -352,4 +354,5 @@
   read(0);
   refresh();
   document.getElementById('explanations').hidden = false;
+  document.getElementById('explanations-off').hidden = true;
 })();
