@@ -168,18 +168,25 @@
     return changed.map((of, side) => of.map((is, n) => is || (n > 0 && !/\S/.test(pieces[side][n]) && of[n - 1] && of[n + 1] === true)));
   }
 
-  const escaped = text => text.replace(/[.*+?^${}()|[\]\\/]/g, '\\$&');
   const plain = text => text.replace(/[\u2018\u2019]/g, "'").replace(/[\u2010\u2011]/g, '-');
-  const whole = (texts, flags) => texts.length ? new RegExp(
-    `(?<![\\p{L}\\p{N}])(?:${texts.map(plain).sort((a, b) => b.length - a.length).map(escaped).join('|')})(?![\\p{L}\\p{N}])`,
-    `g${flags}u`) : null;
+  const letter = /[\p{L}\p{N}]/u;
+
+  // Where a name stands in a text as whole words.
+  function* standing(text, name) {
+    for (let at = text.indexOf(name); at >= 0; at = text.indexOf(name, at + 1)) {
+      const [before, behind] = [text[at - 1] ?? '', text[at + name.length] ?? ''];
+      if (!letter.test(before) && !letter.test(behind)) yield at;
+    }
+  }
 
   // What a text may call an item: its title, also without the year, and with its article in front. A short word alone,
   // as of the film "It", is no name.
-  function names(item) {
+  const names = item => (run.named ??= [])[item] ??= named(item);
+
+  function named(item) {
     const full = run.items[item][0], bare = full.replace(/ \(\d{4}\)$/, '');
     const turned = bare.replace(/^(.*), (The|A|An)$/, '$2 $1');
-    return [...new Set([full, bare, turned])].filter(name => name.length > 3);
+    return [...new Set([full, bare, turned].map(plain))].filter(name => name.length > 3);
   }
 
   function shared(example) {
@@ -191,19 +198,21 @@
   // [start, end, 'item' or 'attribute', item] of what a text names, none within another. The target's own title is left
   // out, and an attribute in a title is none.
   function mentions(text, example) {
-    const spans = [], where = plain(text), free = (from, to) => spans.every(span => to <= span[0] || from >= span[1]);
-    const add = (pattern, kind, of) => {
-      for (const match of pattern ? where.matchAll(pattern) : [])
-        if (free(match.index, match.index + match[0].length))
-          spans.push([match.index, match.index + match[0].length, kind, of(match[0])]);
+    const spans = [], where = plain(text);
+    const add = (inside, name, kind, item) => {
+      for (const at of standing(inside, name)) {
+        const end = at + name.length;
+        if (spans.every(span => end <= span[0] || at >= span[1])) spans.push([at, end, kind, item]);
+      }
     };
     const called = new Map();
-    for (const code of run.history[example]) for (const name of names(Math.floor(code / 3))) called.set(plain(name), Math.floor(code / 3));
-    if (run.target[example] >= 0) for (const name of names(run.target[example])) called.set(plain(name), run.target[example]);
-    // Few names are there at all: only for those is it asked where, and whether as whole words.
-    add(whole([...called.keys()].filter(name => where.includes(name)), ''), 'item', name => called.get(name));
-    const small = lower(where), common = shared(example).map(word => run.words[word]);
-    add(whole(common.filter(word => word.trim() && small.includes(lower(plain(word)))), 'i'), 'attribute', () => null);
+    for (const code of run.history[example]) for (const name of names(Math.floor(code / 3))) called.set(name, Math.floor(code / 3));
+    if (run.target[example] >= 0) for (const name of names(run.target[example])) called.set(name, run.target[example]);
+    const longest = (one, other) => other.length - one.length;  // first: a name within another is none
+    for (const name of [...called.keys()].sort(longest)) add(where, name, 'item', called.get(name));
+    const small = lower(where), same = small.length === where.length;  // a few letters are longer when small
+    for (const word of shared(example).map(word => plain(run.words[word])).filter(word => word.trim()).sort(longest))
+      add(same ? small : where, same ? lower(word) : word, 'attribute', null);
     return spans.filter(span => span[2] !== 'item' || span[3] !== run.target[example]).sort((a, b) => a[0] - b[0]);
   }
 
