@@ -21,6 +21,7 @@ from xrec_jax.phases import contrast, explain_bounds, explain_profiles, explain_
 from xrec_jax.phases.task import Task
 from xrec_jax.rl import rewards
 from xrec_jax.runs import preemption, progress, store
+from xrec_jax.runs.compiles import num_compiles
 from xrec_jax.runs.explanations import ExplanationWriter, read_explanations
 from xrec_jax.runs.state import RunState
 
@@ -44,10 +45,12 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
     if not writer.finished:
         done = writer.last_step
         writer.rewind(done)
+        task.metrics.rewind(phase, done)
         with progress.bar(phase, len(batches) * settings.batch_size, done * settings.batch_size,
                           'texts') as advance:
             for step, (split, rows) in enumerate(batches[done:], done + 1):
-                _explain(task, state, adapter, split, rows, jax.random.fold_in(key, step), step, settings, writer)
+                row = _explain(task, state, adapter, split, rows, jax.random.fold_in(key, step), step, settings, writer)
+                task.metrics.write(phase, step, row)
                 stop = preemption.requested()
                 if stop or step % settings.checkpoint_every == 0 or step == len(batches):
                     writer.flush(step)
@@ -84,7 +87,9 @@ def _batches(task: Task, split: str, index: int, settings: ml_collections.Config
 
 
 def _explain(task: Task, state: RunState, adapter, split: str, rows: np.ndarray, key: jax.Array, step: int, settings,
-             writer: ExplanationWriter) -> None:
+             writer: ExplanationWriter) -> dict[str, float]:
+    """Explains one batch; its row of metrics."""
+    watch, compiles, size, written = progress.Stopwatch(), num_compiles(), len(rows), []
     filled = np.resize(rows, settings.batch_size)  # the last batch is filled up: one static shape
     prefix = writing.soft_prefix(task, state, split, filled) if settings.adapter else None
     examples = task.examples[split]
@@ -93,22 +98,30 @@ def _explain(task: Task, state: RunState, adapter, split: str, rows: np.ndarray,
     count = len(rows)
     for kind in task.kinds:
         kind_key = key if len(task.kinds) == 1 else jax.random.fold_in(key, task.kinds.index(kind))
-        responses = writing.write(task, adapter, writing.prompt_batch(task, state, split, filled, (kind,)), kind_key,
-                                  prefix)
-        texts = contrast.begun(task, kind, writing.texts_of(task, responses))
+        prompts = writing.prompt_batch(task, state, split, filled, (kind,))
+        with watch('generate'):
+            responses = writing.write(task, adapter, prompts, kind_key, prefix)
+            texts = contrast.begun(task, kind, writing.texts_of(task, responses))
         columns = {}
-        if task.explains_examples:
-            scores = writing.llm_scores(task, split, mine, texts)[:count]
-            columns = {'llm_score': scores, 'reward': np.asarray(rewards.lc_reward(examples.label[rows], scores))}
-        else:
-            columns = {'in_form': contrast.in_form(task, split, kind, rows, texts[:count])}
+        with watch('score'):
+            if task.explains_examples:
+                scores = writing.llm_scores(task, split, mine, texts)[:count]
+                columns = {'llm_score': scores, 'reward': np.asarray(rewards.lc_reward(examples.label[rows], scores))}
+            else:
+                columns = {'in_form': contrast.in_form(task, split, kind, rows, texts[:count])}
+            if settings.encode:
+                columns['vector'] = writing.encode(task, texts[:count])
+        written.append(distributed.whole((prompts[1].sum(axis=1), responses.lengths, responses.truncated)))
         lengths, truncated = distributed.part_here((responses.lengths, responses.truncated), task.mesh)
         writer.add(
             user_id=task.dataset.users['user_id'].take(examples.user[rows]),
             item_id=task.dataset.items['item_id'].take(examples.item[rows]),
             kind=kind, split=split, example=rows.astype(np.int32), text=texts[:count],
-            num_tokens=lengths[:count].astype(np.int32), truncated=truncated[:count], step=step,
-            vector=writing.encode(task, texts[:count]) if settings.encode else None, **columns)
+            num_tokens=lengths[:count].astype(np.int32), truncated=truncated[:count], step=step, **columns)
+    prompted, lengths, truncated = (np.concatenate([array[:size] for array in arrays]) for arrays in zip(*written))
+    return {**writing.figures(task, prompted.sum(), lengths, truncated, sum(watch.seconds.values())),
+            'compiles': num_compiles() - compiles,
+            **{f'seconds_{name}': value for name, value in watch.seconds.items()}}
 
 
 def summary(task: Task, phase: str, settings: ml_collections.ConfigDict, writer: ExplanationWriter) -> str:
