@@ -341,11 +341,7 @@ def ppo_loss(
     kl_k3 = _sum(kl_estimate(new, ref, 'k3'), mask)
     entropy = _sum(entropy, mask)
     loss = policy + config.value_coef * value
-    # Left out where they weigh nothing: XLA would work out their gradients and multiply them by 0.
-    if config.kl_loss_coef:
-        loss += config.kl_loss_coef * kl_k3
-    if config.entropy_coef:
-        loss -= config.entropy_coef * entropy
+    loss += config.kl_loss_coef * kl_k3 - config.entropy_coef * entropy
     metrics = {
         'loss': loss,
         'policy_loss': policy,
