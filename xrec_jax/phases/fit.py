@@ -30,7 +30,8 @@ from xrec_jax.runs.files import write_whole
 from xrec_jax.runs.state import Fitted, RunState
 
 # Each offers `MODELS`, `check(task, settings, earlier)`, `prepare(task, state, settings)`: what all candidates are
-# trained on, and `Training(task, settings, prepared)` with `model`, `config`, `note`, `init(key)` and `fit(state)`.
+# trained on, and `Training(task, settings, prepared)` with `model`, `config`, `note`, `init(key)`, `fit(state)` and
+# `result(state)`.
 TASKS = {'click': fit_predictor, 'rating': fit_predictor, 'ranking': fit_ranking}
 
 
@@ -54,7 +55,7 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
             results.append(None)
             continue
         trials.append(sweep.Trial(candidate, np.ravel(fitted.best_score), np.ravel(fitted.best_epoch)))
-        results.append((training, fitted.best_params))
+        results.append((training, training.result(fitted)))
         with_values = f' with {sweep.text(candidate)}' if candidate else ''
         progress.say(f'{name}: {training.note}{with_values}; best epoch {_range(fitted.best_epoch)} of '
                      f'{_range(fitted.epoch)}, validation {training.config.monitor} '
