@@ -99,8 +99,9 @@ def test_the_language_model_asked_directly_says_how_likely_a_yes_is(unbroken):
     np.testing.assert_array_equal(predicted['rating'], task.examples['test'].rating)
     np.testing.assert_allclose(predicted['target'], (task.examples['test'].rating - 1) / 4)
     row, language = 3, task.language
-    prompt, = contrast.contrast_prompts(task, contrast.read_profiles(task, state.profiles), 'test', 'direct',
-                                        np.array([row]), task.examples['test'].past.length[[row]])
+    test = task.examples['test']
+    prompt, = contrast.contrast_prompts(task, contrast.read_profiles(task, state.profiles), test, 'direct',
+                                        np.array([row]), test.past.length[[row]])
     assert 'by answering "Yes." or "No."' in prompt.text
     tokens = np.array(chat.encode(language.tokenizer, [prompt]))
     hidden, _ = language.model.apply(language.variables(None), tokens, np.arange(tokens.size)[None],
@@ -182,8 +183,8 @@ def test_prompts_do_not_depend_on_the_targets_label(unbroken):
     profiles = contrast.read_profiles(task, state.profiles)
     test = task.examples['test']
     rows, kept = np.arange(len(test.user)), test.past.length
-    write = lambda: [[prompt.text for prompt in contrast.contrast_prompts(task, profiles, 'test', kind, rows, kept)]
-                     for kind in task.kinds]
+    write = lambda: [[prompt.text for prompt in contrast.contrast_prompts(
+        task, profiles, task.examples['test'], kind, rows, kept)] for kind in task.kinds]
     texts = write()
     task.examples['test'] = dataclasses.replace(test, label=1 - test.label, rating=6 - test.rating)
     try:
@@ -300,12 +301,13 @@ def test_no_reviews_no_times_no_titles_and_users_of_one_event(language_model, tm
     texts = read_explanations(newest(state.explanations, 'frozen')).to_pandas()
     assert (texts.query('user_id == "once"')['kind'].tolist()) == ['positive', 'negative']
     assert np.isfinite(np.asarray(jax.tree.leaves(state.predictors['on_frozen'].params)[0])).all()
-    once = task.examples['train'].user == 5
-    assert once.sum() == 1 and task.examples['train'].past.length[once][0] == 0
-    prompt, = contrast.contrast_prompts(task, task.item_texts, 'train', 'positive', np.flatnonzero(once), np.array([0]))
+    train = task.examples['train']
+    once = train.user == 5
+    assert once.sum() == 1 and train.past.length[once][0] == 0
+    prompt, = contrast.contrast_prompts(task, task.item_texts, train, 'positive', np.flatnonzero(once), np.array([0]))
     assert 'The liked movies: none' in prompt.text
-    no_title, = contrast.contrast_prompts(task, task.item_texts, 'train', 'positive',
-                                          np.flatnonzero(task.examples['train'].item == 0)[:1], np.array([0]))
+    no_title, = contrast.contrast_prompts(task, task.item_texts, train, 'positive',
+                                          np.flatnonzero(train.item == 0)[:1], np.array([0]))
     assert 'movie i0' in no_title.text
 
 

@@ -17,13 +17,18 @@ from xrec_jax.runs import files
 COLUMNS = ('user_id', 'item_id', 'kind', 'text', 'split', 'in_form', 'llm_score', 'truncated')
 SCHEMA_ADDED = pa.field('phase', pa.string())  # that wrote it
 ROWS = 1 << 20  # of a record batch
+PLACE = 'store/explanations.arrow'  # in the folder of a run
 
 
 def publish(workdir: files.Path, path: files.Path) -> files.Path:
     """Puts the explanations of a phase's file `path` into the store of a run; its path."""
-    new = files.read_table(path, columns=list(COLUMNS))
-    new = new.append_column(SCHEMA_ADDED, pa.array([path.stem] * len(new), pa.string()))
-    store = workdir / 'store' / 'explanations.arrow'
+    return put(workdir, files.read_table(path, columns=list(COLUMNS)), path.stem)
+
+
+def put(workdir: files.Path, new: pa.Table, phase: str) -> files.Path:
+    """Puts explanations with `COLUMNS` into the store of a run, in place of what it has of the same pairs; its path."""
+    new = new.append_column(SCHEMA_ADDED, pa.array([phase] * len(new), pa.string()))
+    store = workdir / PLACE
     if store.exists():
         old = _read(store)
         pairs = new.select(['user_id', 'item_id']).group_by(['user_id', 'item_id']).aggregate([])
@@ -46,7 +51,7 @@ class Store:
     """The stored explanations of a run."""
 
     def __init__(self, workdir: files.Path):
-        path = workdir / 'store' / 'explanations.arrow'
+        path = workdir / PLACE
         if not path.exists():
             raise UserError(f'{workdir} holds no stored explanations (store/explanations.arrow): its schedule has not '
                             'come to a phase explain yet, or it is no run.')
