@@ -11,6 +11,7 @@ import pytest
 from tests.runs.test_store import write
 from xrec_jax import explain
 from xrec_jax.errors import UserError
+from xrec_jax.runs.store import Store
 
 
 def run(*arguments):
@@ -19,14 +20,16 @@ def run(*arguments):
 
 def test_one_pair_and_many_and_what_is_missing(tmp_path):
     write(tmp_path, '01-explain-a', [('u1', 'i1'), ('u2', 'i1')])
+    (tmp_path / 'config.json').write_text('{"schedule": ["explain(a)"]}')
     one = run(f'--workdir={tmp_path}', '--user=u2', '--item=i1')
     rows = [json.loads(line) for line in one.stdout.splitlines()]
     assert one.returncode == 0 and [row['kind'] for row in rows] == ['positive', 'negative']
     assert {row['user_id'] for row in rows} == {'u2'}
     (tmp_path / 'pairs.csv').write_text('item_id,user_id\ni1,u1\ni9,u1\ni1,u1\n')
     many = run(f'--workdir={tmp_path}', f'--pairs={tmp_path / "pairs.csv"}', f'--out={tmp_path / "out.parquet"}')
-    assert many.returncode == 2 and '1 of 2 pairs have no stored explanation' in many.stderr
+    assert many.returncode == 2 and '1 of 2 pairs have no explanation' in many.stderr
     assert 'item "i9" for user "u1"' in many.stderr and 'Traceback' not in many.stderr
+    assert 'They could not be written: ' in many.stderr and 'without data' in many.stderr
     assert pq.read_table(tmp_path / 'out.parquet')['text'].to_pylist() == ['01-explain-a positive u1 i1',
                                                                            '01-explain-a negative u1 i1']
 
@@ -34,7 +37,7 @@ def test_one_pair_and_many_and_what_is_missing(tmp_path):
 @pytest.mark.parametrize('suffix', explain.FORMATS)
 def test_every_form_holds_all_columns(suffix, tmp_path):
     write(tmp_path, '01-explain-a', [('u1', 'i1')])
-    store = explain.Store(tmp_path)
+    store = Store(tmp_path)
     rows = store.find('u1', 'i1')
     path = tmp_path / f'out{suffix}'
     explain.write(explain.pa.Table.from_pylist(rows, schema=store.table.schema), rows, path, suffix)
@@ -56,8 +59,10 @@ def test_bad_files_of_pairs_are_refused(text, message, tmp_path):
         explain.read_pairs(path)
 
 
-@pytest.mark.parametrize('asked, message', [((None, None, None), '--user=ID'), (('u', None, None), '--item=ID'),
-                                            (('u', None, 'p.csv'), 'give one of them'), ((None, None, 'p.csv'), 'no such file')])
+@pytest.mark.parametrize('asked, message', [
+    ((None, None, None), '--user=ID'), (('u', None, None), '--item=ID'), (('u', None, 'p.csv'), 'give one of them'),
+    ((None, None, 'p.csv'), 'no such file'), (('u', 'i', None, 3), 'and no --item'), ((None, None, None, 3), '--user=ID'),
+    ((None, None, 'p.csv', 3), 'give one of them')])
 def test_arguments_that_name_no_pair_are_refused(asked, message):
     with pytest.raises(UserError, match=message):
         explain.asked(*asked)

@@ -67,13 +67,21 @@ class Store:
 
     def missing(self, user: str, item: str) -> str:
         """Says why a pair is not there, for a person."""
-        start = self._first(lambda pair: pair >= (user, ''))
-        if start < len(self.table) and self._pair(start)[0] == user:
-            end = self._first(lambda pair: pair > (user, '\U0010ffff'))
-            items = list(dict.fromkeys(self._pair(row)[1] for row in range(start, min(end, start + 1000))))
+        if items := self.items_of(user):
             return (f'no explanation is stored of item "{item}" for user "{user}", who has {len(items)} '
                     f'explained items.{nearest(item, items)}')
         return f'no explanation is stored for user "{user}".'
+
+    def items_of(self, user: str, most: int = 1000) -> list[str]:
+        """The items that are explained to a user, in their order, of the first `most` explanations."""
+        start = self._first(lambda pair: pair >= (user, ''))
+        found = []
+        for row in range(start, min(start + most, len(self.table))):
+            owner, item = self._pair(row)
+            if owner != user:
+                break
+            found.append(item)
+        return list(dict.fromkeys(found))
 
     def _pair(self, row: int) -> tuple[str, str]:
         batch = int(np.searchsorted(self._starts, row, side='right')) - 1
