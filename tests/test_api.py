@@ -1,6 +1,8 @@
 """A run that is read back: what it has learned, what it writes for any pair, what it recommends, how it scores."""
 
 import dataclasses
+import pathlib
+import re
 
 import jax
 import ml_collections
@@ -178,7 +180,7 @@ def test_a_run_that_only_has_a_store_is_served_without_data_or_models(tmp_path):
     assert len(run.explanations) == 21
     with pytest.raises(UserError, match='2 users and 3 items are no pairs'):
         run.explain(['u1', 'u2'], ['i1', 'i2', 'i3'])
-    with pytest.raises(UserError, match='without data'):
+    with pytest.raises(UserError, match='without a language model'):
         run.explain('u3', 'i9')
 
 
@@ -188,3 +190,13 @@ def test_a_folder_that_is_no_run_is_refused(text, message, tmp_path):
         (tmp_path / 'config.json').write_text(text)
     with pytest.raises(UserError, match=message):
         api.load(str(tmp_path))
+
+
+def test_the_python_of_the_docs_runs(finished, capsys):
+    run, _ = finished
+    page = pathlib.Path(__file__).parents[1] / 'docs' / 'using.md'
+    block, = re.findall(r'^```python\n(.*?)^```$', page.read_text(encoding='utf-8'), flags=re.M | re.S)
+    names: dict = {}
+    exec(compile(block.replace("'RUN'", repr(str(run.workdir))), str(page), 'exec'), names)
+    assert len(names['best']) == len(names['why']) == len(names['scores']) == 3
+    assert names['before']['text'].notna().all() and names['why']['text'][0] in capsys.readouterr().out

@@ -39,7 +39,7 @@ def test_stored_answers(app):
     assert pair.status_code == 200 and pair.headers['content-type'] == 'application/json'
     assert [row['item_id'] for row in pair.json()['explanations']] == ['i2']
     assert [(row['rank'], row['item_id'], row['title'], row['explanations']) for row in best.json()['recommendations']] == [
-        (1, 'i0', 'Item 0', None), (2, 'i1', 'Item 1', None)]
+        (1, 'i0', 'Item i0', None), (2, 'i1', 'Item i1', None)]
     assert [len(row['explanations']) for row in explained.json()['recommendations']] == [1, 1, 1, 0, 0]
     assert health.json() == {'status': 'ok', 'workdir': 'run', 'generates': False, 'lists': 12, 'explanations': 36}
 
@@ -87,7 +87,11 @@ class Writing:
     def to_pylist(self):
         return [str(n) for n in range(400)]
 
-    def write(self, pairs):
+    def keep(self, rows):
+        self.kept = sorted(row['text'] for row in rows)
+
+    def write(self, pairs, keep):
+        assert not keep
         if self.wait:
             assert self.wait.wait(10)
         self.batches.append(len(pairs))
@@ -104,6 +108,7 @@ def test_what_is_missing_is_written_together_when_asked_for(run):
     assert [answer.json()['explanations'][0]['text'] for answer in answers[:2]] == ['0 1', '1 1']
     assert sum(writing.batches) == 30 and len(writing.batches) < 10  # each pair once, many at a time
     assert 'do not have both ids' in answers[-1].json()['hint']
+    assert writing.kept == sorted(f'{n} 1' for n in range(30))  # when the server ends
 
 
 def test_too_many_that_wait_are_sent_away(run):

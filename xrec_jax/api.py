@@ -26,7 +26,7 @@ from xrec_jax.errors import UserError, nearest
 from xrec_jax.parallel import mesh as meshes
 from xrec_jax.phases import asked, recommending, restoring, scorers, task as tasks, writing
 from xrec_jax.runs import files, lists, progress, store
-from xrec_jax.runs.explanations import newest, read_explanations
+from xrec_jax.runs.explanations import SCHEMA, newest, read_explanations
 from xrec_jax.runs.metrics_writer import read_metrics
 from xrec_jax.runs.state import RunState
 
@@ -208,22 +208,25 @@ class Run:
         """
         examples, split = asked.examples(self.writer_task, *self.rows(pairs))
         sampling = None if temperature is None else writing.sampling_config(self.writer_task, temperature=temperature)
-        rows, waiting, since = [], [], time.monotonic()
+        rows, kept, since = [], 0, time.monotonic()
         try:
             for table in asked.write(self.writer_task, self.writer, examples, split, sampling, advance):
-                waiting.append(table)
                 rows += table.append_column(store.SCHEMA_ADDED, pa.array([asked.PHASE] * len(table))).to_pylist()
                 if keep and time.monotonic() - since > KEEP_EVERY:
-                    waiting, since = self._keep(waiting), time.monotonic()
+                    self.keep(rows[kept:])
+                    kept, since = len(rows), time.monotonic()
         finally:
-            if keep and waiting:
-                self._keep(waiting)
+            if keep:
+                self.keep(rows[kept:])
         return rows
 
-    def _keep(self, written: list[pa.Table]) -> list[pa.Table]:
-        store.put(self.workdir, pa.concat_tables(written), asked.PHASE)
-        self.store = store.Store(self.workdir)  # in place of the cached one
-        return []
+    def keep(self, rows: Sequence[dict]) -> None:
+        """Puts what `write` returned into the store."""
+        if rows:
+            table = pa.table({name: pa.array([row[name] for row in rows], SCHEMA.field(name).type)
+                              for name in store.COLUMNS})
+            store.put(self.workdir, table, asked.PHASE)
+            self.store = store.Store(self.workdir)  # in place of the cached one
 
     def stored_lists(self, predictor: str = '') -> lists.Lists | None:
         """The stored recommendations of a predictor (any, by default); None where there are none that are up to date."""

@@ -16,7 +16,7 @@ import contextlib
 import gc
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
 from absl import flags
@@ -103,9 +103,17 @@ def make_app(run: Run, lists: Lists | None, generate: bool = False) -> fastapi.F
         yield
         if task:
             task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            await writer.keep()
 
     app = fastapi.FastAPI(title='xrec_jax', description=__doc__.split('\n\n')[0], version='0.1.0', lifespan=lifespan)
     app.add_middleware(meter.middleware)
+
+    def stored(user: str, item: str) -> list[dict]:
+        found = run.store.find(user, item) if run.store else []
+        return found or (writer.rows.get((user, item), []) if writer else [])
+
     missing = {404: {'model': Problem, 'description': 'There is none'}}
     full = {429: {'model': Problem, 'description': 'Too many pairs wait to be written'}} if generate else {}
 
@@ -118,14 +126,14 @@ def make_app(run: Run, lists: Lists | None, generate: bool = False) -> fastapi.F
         if found is None:
             return _problem(404, NO_LIST, 'ids are those of the source data; the run ranks for the users that it has '
                             'examples of' if lists else 'the run has no predictor, or its data are not here')
-        rows = [{'rank': rank, **one, 'explanations': _stored(run, user, one['item_id']) if explain else None}
+        rows = [{'rank': rank, **one, 'explanations': stored(user, one['item_id']) if explain else None}
                 for rank, one in enumerate(found, 1)]
         return _json({'user': user, 'predictor': lists.predictor, 'recommendations': rows})
 
     @app.get('/explanations', response_model=Explanations, responses=missing | full)
     async def explanations(user: Annotated[Id, fastapi.Query()], item: Annotated[Id, fastapi.Query()]):
         """Why a user would like an item, or would not."""
-        found = _stored(run, user, item)
+        found = stored(user, item)
         if not found and writer and writer.knows(user, item):
             if writer.full:
                 return _problem(429, 'too many pairs wait to be written', 'ask again in a while')
@@ -149,10 +157,6 @@ def make_app(run: Run, lists: Lists | None, generate: bool = False) -> fastapi.F
     return app
 
 
-def _stored(run: Run, user: str, item: str) -> list[dict]:
-    return run.store.find(user, item) if run.store else []
-
-
 def _hint(run: Run, user: str, generate: bool) -> str:
     items = run.store.items_of(user, 10) if run.store else []
     if items:
@@ -172,12 +176,16 @@ def _problem(status: int, detail: str, hint: str) -> fastapi.Response:
 
 
 class _Writer:
-    """Writes pairs when they are asked for: those that wait meanwhile are written together."""
+    """Writes pairs when they are asked for: those that wait meanwhile are written together.
+
+    What is written goes to the run's store once a minute, and when the server ends; till then it is in `rows`.
+    """
 
     def __init__(self, run: Run):
         self.run = run
         run.writer  # now, and not at the first request
         self._users, self._items = (set(table.column(0).to_pylist()) for table in (run.dataset.users, run.dataset.items))
+        self.rows: dict[Pair, list[dict]] = {}
         self._waiting: dict[Pair, asyncio.Future] = {}
         self._some = asyncio.Event()
 
@@ -197,24 +205,38 @@ class _Writer:
 
     async def work(self) -> None:
         """Writes for ever."""
+        kept = time.monotonic()
         while True:
-            await self._some.wait()
-            pairs = [pair for pair, future in self._waiting.items() if not future.done()][:BATCH]
-            if not pairs:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._some.wait(), api.KEEP_EVERY)
+            if pairs := list(self._waiting)[:BATCH]:
+                await self._write(pairs)
+            if not self._waiting:
                 self._some.clear()
-                continue
-            try:
-                rows = await asyncio.to_thread(self._write, pairs)
-                for pair in pairs:
-                    self._waiting[pair].set_result([row for row in rows if (row['user_id'], row['item_id']) == pair])
-            except Exception as error:  # those who asked are told, and the next pairs are written
-                for pair in pairs:
-                    self._waiting[pair].set_exception(error)
-            for pair in pairs:
-                del self._waiting[pair]
+            if time.monotonic() - kept >= api.KEEP_EVERY:
+                await self.keep()
+                kept = time.monotonic()
 
-    def _write(self, pairs: Sequence[Pair]) -> list[dict]:
-        return self.run.write(pairs)
+    async def _write(self, pairs: list[Pair]) -> None:
+        try:
+            written: dict[Pair, list[dict]] = {pair: [] for pair in pairs}
+            for row in await asyncio.to_thread(self.run.write, pairs, keep=False):
+                written[row['user_id'], row['item_id']].append(row)
+        except Exception as error:  # those who asked are told, and the next pairs are written
+            for pair in pairs:
+                self._waiting.pop(pair).set_exception(error)
+        else:
+            self.rows |= written
+            for pair in pairs:
+                self._waiting.pop(pair).set_result(written[pair])
+
+    async def keep(self) -> None:
+        """Stores what was written."""
+        if self.rows:
+            rows = dict(self.rows)
+            await asyncio.to_thread(self.run.keep, [row for of_pair in rows.values() for row in of_pair])
+            for pair in rows:
+                del self.rows[pair]
 
 
 class _Meter:

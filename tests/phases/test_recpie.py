@@ -5,6 +5,7 @@ import json
 import shutil
 
 import jax
+import ml_collections
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,8 +19,8 @@ from xrec_jax.errors import UserError
 from xrec_jax.language import chat, prompts
 from xrec_jax.language.prompts import Shown
 from xrec_jax.parallel import mesh as meshes
-from xrec_jax.phases import (align, contrast, explain_bounds, explain_profiles, fit_predictor, judge_attention,
-                             schedule, task as tasks)
+from xrec_jax.phases import (align, asked, contrast, explain, explain_bounds, explain_profiles, fit_predictor,
+                             judge_attention, restoring, schedule, task as tasks, writing)
 from xrec_jax.phases.settings import settings_of
 from xrec_jax.recommenders import training
 from xrec_jax.runs.explanations import newest, read_explanations
@@ -173,6 +174,30 @@ def test_profiles_are_written_once_and_shared_by_a_folder(unbroken, language_mod
     config.explain.profile.store = str(workdir / 'profiles')
     _, again = run(config, tmp_path / 'run')
     assert again.profiles == state.profiles
+
+
+def test_what_was_learned_is_read_back_and_writes_any_pair_as_the_run_would(unbroken, tmp_path):
+    _, task, state = unbroken
+    again = restoring.restore(task)
+    assert again.profiles == state.profiles and again.explanations == state.explanations
+    jax.tree.map(np.testing.assert_array_equal, (again.adapter, again.soft_prompt), (state.adapter, state.soft_prompt))
+    for name, fitted in state.predictors.items():  # PPO moved the consumers' embeddings in one of them
+        jax.tree.map(np.testing.assert_array_equal, again.predictors[name].params, fitted.params)
+    config = ml_collections.ConfigDict(task.config.to_dict())
+    config.generate.temperature, config.contrast = 0.0, {'splits': ('test',), 'encode': False}
+    greedy = dataclasses.replace(task, config=config, workdir=tmp_path)
+    path = explain.run(greedy, again, '01-explain-contrast', 1, settings_of(config, 'explain', 'contrast')).explanations[
+        '01-explain-contrast']
+    own = {(row['user_id'], row['item_id'], row['kind']): (row['text'], row['in_form'])
+           for row in read_explanations(path).to_pylist()}
+    test = task.examples['test']
+    rows = np.random.default_rng(0).permutation(len(test.user))[:16]
+    examples, split = asked.examples(task, test.user[rows], test.item[rows])
+    written = [row for table in asked.write(task, again, examples, split, writing.sampling_config(task, temperature=0.0))
+               for row in table.to_pylist()]
+    assert len(written) == 32 and set(split) == {'test'}
+    for row in written:
+        assert own[row['user_id'], row['item_id'], row['kind']] == (row['text'], row['in_form'])
 
 
 # --------------------------------------------------------------------------------------- prompts

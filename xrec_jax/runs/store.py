@@ -6,6 +6,9 @@ finding a pair is two dozen comparisons whatever the size. A later phase's expla
 earlier one's; pairs that it did not write stay.
 """
 
+import bisect
+import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -56,14 +59,17 @@ class Store:
             raise UserError(f'{workdir} holds no stored explanations (store/explanations.arrow): its schedule has not '
                             'come to a phase explain yet, or it is no run.')
         self.table = _read(path)
-        self._batches = self.table.to_batches()
-        self._starts = np.cumsum([0, *map(len, self._batches)])
+        self._batches = [batch.columns for batch in self.table.to_batches() if len(batch)]
+        self._heads = [(columns[0][0].as_py(), columns[1][0].as_py()) for columns in self._batches]  # first pairs
 
     def find(self, user: str, item: str) -> list[dict]:
         """The explanations of a pair, one dict of columns each; [] where there are none."""
-        start, end = (self._first(holds) for holds in (lambda pair: pair >= (user, item),
-                                                       lambda pair: pair > (user, item)))
-        return self.table.slice(start, end - start).to_pylist()
+        found = []
+        for columns, row in self._rows((user, item)):
+            if columns[1][row].as_py() != item or columns[0][row].as_py() != user:
+                break
+            found.append({name: column[row].as_py() for name, column in zip(self.table.column_names, columns)})
+        return found
 
     def missing(self, user: str, item: str) -> str:
         """Says why a pair is not there, for a person."""
@@ -74,27 +80,23 @@ class Store:
 
     def items_of(self, user: str, most: int = 1000) -> list[str]:
         """The items that are explained to a user, in their order, of the first `most` explanations."""
-        start = self._first(lambda pair: pair >= (user, ''))
-        found = []
-        for row in range(start, min(start + most, len(self.table))):
-            owner, item = self._pair(row)
-            if owner != user:
+        found: dict[str, bool] = {}
+        for columns, row in itertools.islice(self._rows((user, '')), most):
+            if columns[0][row].as_py() != user:
                 break
-            found.append(item)
-        return list(dict.fromkeys(found))
+            found[columns[1][row].as_py()] = True
+        return list(found)
 
-    def _pair(self, row: int) -> tuple[str, str]:
-        batch = int(np.searchsorted(self._starts, row, side='right')) - 1
-        at = row - int(self._starts[batch])
-        return self._batches[batch].column(0)[at].as_py(), self._batches[batch].column(1)[at].as_py()
-
-    def _first(self, holds) -> int:
-        """The first row whose pair `holds`, by halving."""
-        low, high = 0, len(self.table)
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (low, middle) if holds(self._pair(middle)) else (middle + 1, high)
-        return low
+    def _rows(self, pair: tuple[str, str]) -> Iterator[tuple[list[pa.Array], int]]:
+        """(columns of a batch, row) of all rows from the first on whose pair is not before `pair`."""
+        # The batch before the first that begins with the pair or behind it may end with it.
+        start = max(0, bisect.bisect_left(self._heads, pair) - 1)
+        for number, columns in enumerate(self._batches[start:]):
+            users, items, row = columns[0], columns[1], 0
+            if number == 0:
+                row = bisect.bisect_left(range(len(users)), pair, key=lambda at: (users[at].as_py(), items[at].as_py()))
+            for at in range(row, len(users)):
+                yield columns, at
 
 
 def _read(path: files.Path) -> pa.Table:
