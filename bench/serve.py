@@ -47,8 +47,8 @@ def make_workdir(folder: pathlib.Path, num_users: int, per_user: int, k: int = 1
     store.put(folder, pa.table({name: pa.array(columns[name], SCHEMA.field(name).type) for name in store.COLUMNS}),
               '02-explain-final')
     items = [f'i{n}' for n in range(k)]
-    part = pa.table({'user_id': users, 'item_id': [items] * num_users, 'title': [[f'Item {n}' for n in items]] * num_users,
-                     'score': [list(np.linspace(1, 0, k, dtype=np.float32))] * num_users}, schema=lists.SCHEMA)
+    one = {'item_id': items, 'title': [f'Item {name}' for name in items], 'score': list(np.linspace(1, 0, k, dtype=np.float32))}
+    part = pa.table({'user_id': users, **{name: [column] * num_users for name, column in one.items()}}, schema=lists.SCHEMA)
     lists.write(folder, 'ids', '01-fit-ids', k, [part])
     return folder
 
@@ -63,7 +63,7 @@ def requests(run: api.Run, count: int, seed: int) -> list[str]:
             item = item if random.random() < 0.95 else 'not there'
             found.append(f'/explanations?user={quote(user)}&item={quote(item)}')
         else:
-            found.append(f'/users/{quote(user)}/recommendations?k=10')
+            found.append(f'/users/{quote(user)}/recommendations')
     return found
 
 

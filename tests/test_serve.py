@@ -147,7 +147,7 @@ def test_fuzzed_from_its_own_page_it_never_fails(app):
         operation = result.ok()
 
         @hypothesis.given(case=operation.as_strategy())
-        @hypothesis.settings(max_examples=25, deadline=None, database=None, derandomize=True,
+        @hypothesis.settings(max_examples=15, deadline=None, database=None, derandomize=True,
                              suppress_health_check=list(hypothesis.HealthCheck))
         def fuzz(case):
             asked.append(case.path)

@@ -360,7 +360,8 @@ class Run:
 
     @staticmethod
     def _part(found: dict[str, list[dict]]) -> pa.Table:
-        columns = {name: [[one[name] for one in items] for items in found.values()] for name in ('item_id', 'title', 'score')}
+        columns = {name: [[one[name] for one in items] for items in found.values()]
+                   for name in ('item_id', 'title', 'score')}
         return pa.table({'user_id': list(found), **columns}, schema=lists.SCHEMA)
 
 

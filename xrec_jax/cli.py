@@ -34,7 +34,7 @@ def define_run_flags(example: str) -> None:
 def run(main: Callable[[list[str]], Any]) -> None:
     """Runs `main` under absl; does not return."""
     logging.set_verbosity(logging.WARNING)  # orbax tells every file it writes; -v=0 turns that on
-    _show_all_flags()
+    show_all_flags()
     try:
         app.run(main, flags_parser=parse_flags)
     except UserError as error:
@@ -57,7 +57,7 @@ def own_flags() -> list[flags.Flag]:
             for flag in group if not module.startswith('absl')]
 
 
-def _show_all_flags() -> None:
+def show_all_flags() -> None:
     """--help tells of the flags of the program's own module: these are all of ours, wherever they are defined."""
     for flag in own_flags():
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)

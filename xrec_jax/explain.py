@@ -139,18 +139,26 @@ def write(table: pa.Table, rows: list[dict], path: pathlib.Path, form: str) -> N
         path.write_text(''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in rows), encoding='utf-8')
 
 
-if __name__ == '__main__':
-    flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
-    flags.DEFINE_string('user', None, 'Id of a user, as in the source data.')
-    flags.DEFINE_string('item', None, 'Id of an item, as in the source data.')
-    flags.DEFINE_integer('top_k', None, 'So many items that the run recommends to --user.', lower_bound=1)
-    flags.DEFINE_string('predictor', '', 'Name of the fit that recommends; the last one without explanations by default.')
-    flags.DEFINE_string('pairs', None, 'csv file with columns user_id and item_id.')
-    flags.DEFINE_string('out', None, f'File for the explanations: {", ".join(FORMATS)}; the terminal by default.')
-    flags.DEFINE_enum('format', None, ['card', 'jsonl'], 'What is printed; card by default in a terminal, else jsonl.')
-    flags.DEFINE_bool('generate', True, 'Write what is not stored, with the trained model.')
-    flags.DEFINE_bool('keep', True, "Store what is written, in the run's folder.")
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """The flags of the command, in `values`."""
+    own = {'flag_values': values}
+    flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True, **own)
+    flags.DEFINE_string('user', None, 'Id of a user, as in the source data.', **own)
+    flags.DEFINE_string('item', None, 'Id of an item, as in the source data.', **own)
+    flags.DEFINE_integer('top_k', None, 'So many items that the run recommends to --user.', lower_bound=1, **own)
+    flags.DEFINE_string('predictor', '', 'Name of the fit that recommends; the last one without explanations by default.',
+                        **own)
+    flags.DEFINE_string('pairs', None, 'csv file with columns user_id and item_id.', **own)
+    flags.DEFINE_string('out', None, f'File for the explanations: {", ".join(FORMATS)}; the terminal by default.', **own)
+    flags.DEFINE_enum('format', None, ['card', 'jsonl'], 'What is printed; card by default in a terminal, else jsonl.',
+                      **own)
+    flags.DEFINE_bool('generate', True, 'Write what is not stored, with the trained model.', **own)
+    flags.DEFINE_bool('keep', True, "Store what is written, in the run's folder.", **own)
     flags.DEFINE_float('temperature', None, "Of what is written, 0 for the likeliest text; the run's own by default.",
-                       lower_bound=0.0)
-    flags.DEFINE_string('data_dir', None, 'Where the raw data lie now, if not where the config of the run says.')
+                       lower_bound=0.0, **own)
+    flags.DEFINE_string('data_dir', None, 'Where the raw data lie now, if not where the config of the run says.', **own)
+
+
+if __name__ == '__main__':
+    define_flags()
     cli.run(main)

@@ -93,7 +93,7 @@ class Health(pydantic.BaseModel):
 
 def make_app(run: Run, lists: Lists | None, generate: bool = False) -> fastapi.FastAPI:
     """The app of a run with its stored `lists`; with `generate` it loads data and language model first."""
-    writer = _Writer(run) if generate else None
+    writer, most = _Writer(run) if generate else None, lists.k if lists else 100
     meter = _Meter()
 
     @contextlib.asynccontextmanager
@@ -119,7 +119,7 @@ def make_app(run: Run, lists: Lists | None, generate: bool = False) -> fastapi.F
 
     @app.get('/users/{user:path}/recommendations', response_model=Recommendations, responses=missing)
     async def recommendations(
-            user: Id, k: Annotated[int, fastapi.Query(ge=1, le=lists.k if lists else 100)] = 10,
+            user: Id, k: Annotated[int, fastapi.Query(ge=1, le=most)] = min(10, most),
             explain: Annotated[bool, fastapi.Query(description='with the explanations that are stored')] = False):
         """The items that the run's predictor puts first for a user, best first."""
         found = lists.find(user, k) if lists else None
@@ -305,12 +305,20 @@ def made_lists(run: Run, k: int, predictor: str) -> Lists | None:
         return stored
 
 
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """The flags of the command, in `values`."""
+    own = {'flag_values': values}
+    flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True, **own)
+    flags.DEFINE_string('host', '127.0.0.1', 'Address to listen on; 0.0.0.0 for all of the machine.', **own)
+    flags.DEFINE_integer('port', 8000, 'Port to listen on.', lower_bound=1, upper_bound=65535, **own)
+    flags.DEFINE_integer('top_k', 100, 'Items of a stored list, the most that k may be.', lower_bound=1,
+                         upper_bound=10_000, **own)
+    flags.DEFINE_string('predictor', '', 'Name of the fit that recommends; the last one without explanations by default.',
+                        **own)
+    flags.DEFINE_bool('generate', False, 'Write what is not stored when it is asked for, with the trained model.', **own)
+    flags.DEFINE_string('data_dir', None, 'Where the raw data lie now, if not where the config of the run says.', **own)
+
+
 if __name__ == '__main__':
-    flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
-    flags.DEFINE_string('host', '127.0.0.1', 'Address to listen on; 0.0.0.0 for all of the machine.')
-    flags.DEFINE_integer('port', 8000, 'Port to listen on.', lower_bound=1, upper_bound=65535)
-    flags.DEFINE_integer('top_k', 100, 'Items of a stored list, the most that k may be.', lower_bound=1, upper_bound=10_000)
-    flags.DEFINE_string('predictor', '', 'Name of the fit that recommends; the last one without explanations by default.')
-    flags.DEFINE_bool('generate', False, 'Write what is not stored when it is asked for, with the trained model.')
-    flags.DEFINE_string('data_dir', None, 'Where the raw data lie now, if not where the config of the run says.')
+    define_flags()
     cli.run(main)

@@ -64,7 +64,8 @@ def examples(task: Task, user: np.ndarray, item: np.ndarray) -> tuple[Examples, 
     if len(line.row):  # of an item that was never met: the interaction before
         interaction[rest] = line.row[np.where(met, place, np.maximum(stop - 1, 0))]
     real = shown >= 0
-    past = Histories(shown[real], liked[real], np.cumsum(real.sum(1)).astype(np.int32), real.sum(1).astype(np.int32), width)
+    length = real.sum(axis=1).astype(np.int32)
+    past = Histories(shown[real], liked[real], np.cumsum(length).astype(np.int32), length, width)
     return Examples(user=user.astype(np.int32), item=item.astype(np.int32), rating=rating, label=label,
                     interaction=interaction, past=past), split
 
@@ -148,9 +149,8 @@ def _write_examples(task, state, settings, asked, split, sampling, advance) -> I
         def prompts(kind: str) -> tuple[jax.Array, jax.Array]:
             return distributed.place_rows(tokenizers.pad([fitted[kind][row] for row in filled], width, 'left'), task.mesh)
 
-        batch = [_table(split=split[rows].tolist(), **{name: column for name, column in columns.items() if name in COLUMNS})
-                 for columns in explain.written(task, state, settings, asked, filled, len(rows), prompts, keys[filled],
-                                                sampling)]
+        written = explain.written(task, state, settings, asked, filled, len(rows), prompts, keys[filled], sampling)
+        batch = [_table(split=split[rows].tolist(), **columns) for columns in written]
         advance(len(rows))
         yield pa.concat_tables(batch)
 
@@ -190,7 +190,7 @@ def _size(task: Task, count: int, most: int) -> int:
 
 
 def _table(**columns) -> pa.Table:
-    """Rows of the store; what is not given is null, a text stands in every row."""
+    """Rows of the store, of which other columns are left out; what is not given is null, a text stands in every row."""
     count = len(columns['text'])
     columns = {name: [value] * count if isinstance(value, str) else value for name, value in columns.items()}
     return pa.table({name: pa.array(columns.get(name, [None] * count), SCHEMA.field(name).type)
