@@ -12,7 +12,6 @@ is changed but its `store/`.
 """
 
 import functools
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 
