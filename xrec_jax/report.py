@@ -122,6 +122,6 @@ if __name__ == '__main__':
     flags.DEFINE_multi_string('workdir', None, 'Folders of finished runs.', required=True)
     flags.DEFINE_string('out', '', 'File for the report; without it and --format a table is printed.')
     flags.DEFINE_enum('format', None, page.FORMATS, 'html (of --out by default), or the tables as markdown or latex.')
-    flags.DEFINE_integer('cards', cards.MOST, 'Explanations that the page shows at most, of all runs; 0: none.', lower_bound=0)
+    flags.DEFINE_integer('cards', cards.MOST, 'Explanations that the page shows at most; 0: none.', lower_bound=0)
     sys.argv[1:] = workdirs_apart(sys.argv[1:])
     cli.run(main)

@@ -34,6 +34,7 @@ SHOWN = {'click': ('auc', 'log_loss'), 'rating': ('rmse', 'mae'), 'ranking': ('n
 WIDE = 8.0  # where the largest value is so many times the smallest, the axis is logarithmic
 POINTS = 1500  # of a scatter that are drawn
 PERMUTATIONS = 2000
+LABELLED = {'validation': 'labelled pairs, validation', 'held_out': 'labelled pairs, held out'}  # key → row's title
 RANKED = ('win_ratio', 'ranking_order', 'strength')
 
 
@@ -108,7 +109,8 @@ def attention_figures(groups: Sequence[Group]) -> list[Figure]:
         if not any(one['examples'] for one in measured.values()):
             continue
         told = '; '.join(f'{name} ratings: {one["pos"]:.3f} on positive and {one["neg"]:.3f} on negative reasons, '
-                         f'p = {one["p"]:.2g} over {one["users"]:,} users' for name, one in measured.items() if one['examples'])
+                         f'p = {one["p"]:.2g} over {one["users"]:,} users'
+                         for name, one in measured.items() if one['examples'])
         found.append(_drawn(f'Attention on reasons: {group.name}', lambda: attention.draw(measured), (WIDTH, 3.4),
                             attention.histogram_rows(measured), f'Test split. {told}.'))
     return found
@@ -129,8 +131,8 @@ def uncertainty_figures(groups: Sequence[Group]) -> list[Figure]:
         measured = uncertainty.analyse(table, after[-1], without=tables.BOUNDS)
         line, step = measured['line'], -(-measured['count'] // POINTS)
         shown = measured | {'x': measured['x'][::step], 'y': measured['y'][::step]}
-        told = (f'{measured["count"]:,} test examples; models: {", ".join(measured["models"])}. Slope {line["slope"]:.3f} (95 % '
-                f'over users {line["low"]:.3f} to {line["high"]:.3f}), p = {line["p"]:.2g}.')
+        told = (f'{measured["count"]:,} test examples; models: {", ".join(measured["models"])}. Slope {line["slope"]:.3f} '
+                f'(95 % over users {line["low"]:.3f} to {line["high"]:.3f}), p = {line["p"]:.2g}.')
         found.append(_drawn(f'Gain against uncertainty: {group.name}', lambda: uncertainty.draw(shown), (8.0, 4.0),
                             [*measured['deciles'], {'baseline': measured['baseline'], **line}], told))
     return found
@@ -167,8 +169,7 @@ def pairs_tables(groups: Sequence[Group]) -> list[tables.Table]:
                     report['share_of_second']), interval(report['flips'])))
             judges += [(name, judge, title, f'{told[part]["accuracy"]:.3f}', f'{told[part]["share_of_second"]:.3f}',
                         f'{told[part]["flips"]:.3f}')
-                       for part, title in (('validation', 'labelled pairs, validation'), ('held_out', 'labelled pairs, held out'))
-                       if part in told]
+                       for part, title in LABELLED.items() if part in told]
             conditions += [(name, judge, row['condition'], f'{row["win_ratio"]:.3f} [{row["low"]:.3f}, {row["high"]:.3f}]',
                             f'{row["wins"]} / {row["ties"]} / {row["losses"]}', f'{row["p"]:.2g}')
                            for row in told.get('conditions', ())]
@@ -194,14 +195,16 @@ def pairs_figures(groups: Sequence[Group]) -> list[Figure]:
             title = f'{judge}, {name}' if len(groups) > 1 else judge
             if told.get('generators'):
                 rows = [{'recommender': recommender, 'explanations': generator, **one['win_ratio']}
-                        for recommender, report in told['generators'].items() for generator, one in report['generators'].items()]
+                        for recommender, report in told['generators'].items()
+                        for generator, one in report['generators'].items()]
                 found.append(_drawn(f'Win ratio: {title}', lambda: _win_ratios(rows), None, rows,
                                     'Both orders; bars are 95 % intervals over instructions.'))
             if told.get('conditions'):
                 setting = lambda key: run.config.get(f'{judge}.{key}', run.config.get(f'judge.{key}', ''))
-                found.append(_drawn(f'Win ratio by condition: {title}', lambda: win_ratio.draw(
-                    told['conditions'], str(setting('reference')), str(setting('condition'))), (8.0, 3.6), told['conditions'],
-                    'Both orders; bars are 95 % intervals over instructions.'))
+                found.append(_drawn(
+                    f'Win ratio by condition: {title}', lambda: win_ratio.draw(
+                        told['conditions'], str(setting('reference')), str(setting('condition'))),
+                    (8.0, 3.6), told['conditions'], 'Both orders; bars are 95 % intervals over instructions.'))
     return found
 
 
@@ -218,7 +221,8 @@ def _win_ratios(rows: Sequence[Mapping[str, Any]]) -> matplotlib.figure.Figure:
         ratio = np.array([row['value'] for row in of])
         error = np.abs(np.array([[row['low'], row['high']] for row in of]).T - ratio)
         axes.axvline(0.5, color=GREY, linestyle=':')
-        axes.errorbar(ratio, [names.index(row['explanations']) for row in of], xerr=error, fmt='o', capsize=3, color=COLOURS[0])
+        places = [names.index(row['explanations']) for row in of]
+        axes.errorbar(ratio, places, xerr=error, fmt='o', capsize=3, color=COLOURS[0])
         axes.set(title=recommender, xlabel=pairwise.LABELS['win_ratio'], xlim=(-0.02, 1.02), yticks=range(len(names)),
                  yticklabels=names, ylim=(len(names) - 0.5, -0.5))
     return figure
@@ -261,7 +265,8 @@ def _lengths(group: Group) -> list[dict[str, Any]]:
     of = [genders[user] for user in users]
     lengths = {phase: np.array([np.mean(words[user]) if user in words else np.nan for user in users])
                for phase, words in counted.items()}
-    there = {phase: [gender for gender, value in zip(of, values) if np.isfinite(value)] for phase, values in lengths.items()}
+    there = {phase: [gender for gender, value in zip(of, values) if np.isfinite(value)]
+             for phase, values in lengths.items()}
     lengths = {phase: values for phase, values in lengths.items()
                if min(there[phase].count('male'), there[phase].count('female')) > 1}  # a test needs two of each
     return [{'generator': phase, 'men': figures['first'], 'women': figures['second'], 'difference': figures['difference'],

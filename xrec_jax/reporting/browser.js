@@ -10,6 +10,7 @@
 (() => {
   const SIZE = 20;  // cards of a page
   const KINDS = {reason: 'reason', positive: 'positive reason', negative: 'negative reason'};
+  const NAMED = {item: 'an item of the history', attribute: 'an attribute that target and history share'};
   const OPINIONS = ['disliked', 'liked', 'met'];  // as `cards.py` numbers them
   const runs = JSON.parse(document.getElementById('explanations-data').textContent).runs;
   const form = document.getElementById('explanations-filters');
@@ -50,7 +51,8 @@
     choices('split', run.splits.length > 1 ? all(run.splits) : every, '');
     choices('kind', run.kinds.length > 1 ? all(run.kinds.map(kind => KINDS[kind] ?? kind)) : every, '');
     choices('group', run.groups.length > 1 ? all(run.groups) : every, '');
-    choices('label', run.liked.some(liked => liked >= 0) ? [...every, [1, 'liked'], [0, 'disliked'], [-1, 'unknown']] : every, '');
+    const labelled = run.liked.some(liked => liked >= 0);
+    choices('label', labelled ? [...every, [1, 'liked'], [0, 'disliked'], [-1, 'unknown']] : every, '');
     choices('scorer', run.scorers.map((name, n) => [n, name]), run.judging);
     field('scorer').closest('label').hidden = !run.scorers.length;
     outcomes();
@@ -119,13 +121,16 @@
   function sorted(cards, after, before, scorer, versus) {
     const by = field('sort').value;
     if (!by) return cards;
-    const minus = (one, other) => one === null || other === null || one === undefined || other === undefined ? null : one - other;
+    const minus = (one, other) => (one ?? null) === null || (other ?? null) === null ? null : one - other;
     const score = (of, card) => run.scores[of]?.[run.example[card]] ?? null;
     const key = {
       reward: card => run.rewards[after][card],
       gain: card => before === null ? null : minus(run.rewards[after][card], run.rewards[before][card]),
       score: card => score(scorer, card),
-      change: card => { const by = minus(score(scorer, card), score(versus, card)); return by === null ? null : Math.abs(by); },
+      change: card => {
+        const by = minus(score(scorer, card), score(versus, card));
+        return by === null ? null : Math.abs(by);
+      },
       length: card => run.texts[after][card].length,
       user: card => run.user[run.example[card]],
       item: card => run.item[run.example[card]],
@@ -160,12 +165,17 @@
     const changed = pieces.map(of => of.map(() => false));
     let i = 0, j = 0;
     while (i < rows || j < columns) {
-      if (i < rows && j < columns && same(start + i, start + j)) { i++; j++; }
-      else if (j >= columns || (i < rows && length[(i + 1) * width + j] >= length[i * width + j + 1])) changed[0][a[start + i++]] = true;
-      else changed[1][b[start + j++]] = true;
+      if (i < rows && j < columns && same(start + i, start + j)) {
+        i++;
+        j++;
+      } else if (j >= columns || (i < rows && length[(i + 1) * width + j] >= length[i * width + j + 1]))
+        changed[0][a[start + i++]] = true;
+      else
+        changed[1][b[start + j++]] = true;
     }
     // A blank between two changed words is changed with them.
-    return changed.map((of, side) => of.map((is, n) => is || (n > 0 && !/\S/.test(pieces[side][n]) && of[n - 1] && of[n + 1] === true)));
+    return changed.map((of, side) => of.map(
+      (is, n) => is || (n > 0 && !/\S/.test(pieces[side][n]) && of[n - 1] && of[n + 1] === true)));
   }
 
   const plain = text => text.replace(/[\u2018\u2019]/g, "'").replace(/[\u2010\u2011]/g, '-');
@@ -206,8 +216,9 @@
       }
     };
     const called = new Map();
-    for (const code of run.history[example]) for (const name of names(Math.floor(code / 3))) called.set(name, Math.floor(code / 3));
-    if (run.target[example] >= 0) for (const name of names(run.target[example])) called.set(name, run.target[example]);
+    const met = run.history[example].map(code => Math.floor(code / 3));
+    for (const item of run.target[example] < 0 ? met : [...met, run.target[example]])
+      for (const name of names(item)) called.set(name, item);
     const longest = (one, other) => other.length - one.length;  // first: a name within another is none
     for (const name of [...called.keys()].sort(longest)) add(where, name, 'item', called.get(name));
     const small = lower(where), same = small.length === where.length;  // a few letters are longer when small
@@ -229,7 +240,7 @@
     for (let from = 0, to; from < text.length; from = to) {
       for (to = from + 1; to < text.length && of[to] === of[from] && span[to] === span[from];) to++;
       let part = document.createTextNode(text.slice(from, to));
-      if (span[from]) part = element('mark', {class: span[from][2], title: span[from][2] === 'item' ? 'an item of the history' : 'an attribute that target and history share'}, part);
+      if (span[from]) part = element('mark', {class: span[from][2], title: NAMED[span[from][2]]}, part);
       made.append(of[from] ? element(tag, {}, part) : part);
     }
     return made;
@@ -255,10 +266,13 @@
     if (!codes.length) return run.target[example] < 0 ? null : element('p', {class: 'soft'}, 'No history.');
     for (const opinion of [1, 0, 2]) {
       const items = codes.filter(code => code % 3 === opinion).map(code => Math.floor(code / 3)).reverse();
-      if (items.length) made.append(element('div', {}, element('h4', {}, `${OPINIONS[opinion]} before`), element('ul', items.length > 6 ? {class: 'many'} : {}, ...items.map(
-        item => about(item, OPINIONS[opinion], named.has(item), common)))));
+      if (!items.length) continue;
+      const shown = items.map(item => about(item, OPINIONS[opinion], named.has(item), common));
+      made.append(element('div', {}, element('h4', {}, `${OPINIONS[opinion]} before`),
+                          element('ul', items.length > 6 ? {class: 'many'} : {}, ...shown)));
     }
-    if (run.lengths[example] > codes.length) made.append(element('p', {class: 'soft'}, `and ${run.lengths[example] - codes.length} older ones`));
+    const older = run.lengths[example] - codes.length;
+    if (older > 0) made.append(element('p', {class: 'soft'}, `and ${older} older ones`));
     return made;
   }
 
@@ -276,7 +290,8 @@
     const same = reading.some(n => Math.abs(run.scores[n][example] - llm) < 1e-3);
     if (llm !== null && !same) scores.append(element('li', {}, `frozen model, reading it ${shown(llm)}`));
     if (reward !== null) scores.append(element('li', {}, `reward ${shown(reward)}`));
-    return element('div', {class: 'side'}, element('h4', {}, `${heading}: ${run.phases[phase]}`), text, scores.children.length ? scores : null);
+    return element('div', {class: 'side'}, element('h4', {}, `${heading}: ${run.phases[phase]}`), text,
+                   scores.children.length ? scores : null);
   }
 
   function card(place) {
@@ -288,19 +303,22 @@
     const items = new Set([...spans, ...oldSpans].filter(span => span[2] === 'item').map(span => span[3]));
     const made = element('article', {class: 'card', 'aria-label': `user ${run.user[example]}, item ${run.item[example]}`});
     const target = run.target[example], liked = run.liked[example], rating = run.rating[example];
-    const label = liked < 0 ? chip('no label') : chip(`${liked ? 'liked' : 'disliked'} in truth${rating === null ? '' : `, ${rating} stars`}`, liked ? 'liked' : 'disliked');
+    const opinion = OPINIONS[liked], stars = rating === null ? '' : `, ${rating} stars`;
+    const label = liked < 0 ? chip('no label') : chip(`${opinion} in truth${stars}`, opinion);
+    const kind = run.kinds[run.kind[place]], id = run.item[example];
     const head = element('h3', {}, `user ${run.user[example]} → `);
     if (target < 0) head.append(`item ${run.item[example]}`);
     else head.append(title(target));
     made.append(head, element('p', {class: 'chips'}, label, chip(run.splits[run.split[example]]),
-                              run.kinds.length > 1 ? chip(KINDS[run.kinds[run.kind[place]]] ?? run.kinds[run.kind[place]]) : null,
-                              run.group[example] < 0 ? null : chip(run.groups[run.group[example]]), run.item[example] === title(target) ? null : chip(`item ${run.item[example]}`)));
+                              run.kinds.length > 1 ? chip(KINDS[kind] ?? kind) : null,
+                              run.group[example] < 0 ? null : chip(run.groups[run.group[example]]),
+                              id === title(target) ? null : chip(`item ${id}`)));
     const common = new Set(field('marks').checked ? shared(example) : []);
     const facts = element('p', {class: 'facts'});
     if (target >= 0 && run.items[target][1].length)
       facts.append(element('span', {}, 'attributes: ', ...listed(run.items[target][1], common)));
-    if (run.aspects[example].length)
-      facts.append(element('span', {}, `what truly decided: ${run.aspects[example].map(word => run.words[word]).join(', ')}`));
+    const decided = run.aspects[example].map(word => run.words[word]);
+    if (decided.length) facts.append(element('span', {}, `what truly decided: ${decided.join(', ')}`));
     if (run.profile[example]) facts.append(element('span', {}, `user: ${run.profile[example]}`));
     if (facts.children.length) made.append(facts);
     const history = past(example, items, common);
@@ -322,11 +340,13 @@
   function show(page) {
     at = Math.min(Math.max(0, page), pages() - 1);
     list.replaceChildren(...found.slice(at * SIZE, (at + 1) * SIZE).map(place => element('li', {}, card(place))));
-    const all = run.example.length, sampled = run.total > all ? ` (${run.total.toLocaleString('en')} in the run; test first, then drawn)` : '';
-    status.textContent = `${found.length.toLocaleString('en')} of ${all.toLocaleString('en')} explanations${sampled}`;
+    const [left, all, total] = [found.length, run.example.length, run.total].map(count => count.toLocaleString('en'));
+    const sampled = run.total > run.example.length ? ` (${total} in the run; test first, then drawn)` : '';
+    status.textContent = `${left} of ${all} explanations${sampled}`;
     for (const nav of document.querySelectorAll('.pages')) {
       nav.hidden = pages() < 2;
-      nav.querySelector('[data-here]').textContent = `page ${(at + 1).toLocaleString('en')} of ${pages().toLocaleString('en')}`;
+      const [here, last] = [at + 1, pages()].map(page => page.toLocaleString('en'));
+      nav.querySelector('[data-here]').textContent = `page ${here} of ${last}`;
       for (const button of nav.querySelectorAll('button')) {
         // Not `disabled`: a button that has the focus would lose it.
         const there = {first: 0, back: at - 1, next: at + 1, last: pages() - 1}[button.dataset.go];

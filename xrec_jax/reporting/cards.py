@@ -167,7 +167,8 @@ def _predictions(run: Run, keys: Sequence[tuple], scale: tuple[float, float] | N
             table = table.set_column(table.column_names.index(name), name, stars)
     splits = table['split'].to_numpy(zero_copy_only=False)
     place = {split: np.flatnonzero(splits == split) for split in set(splits)}  # of a split's examples, in their order
-    wanted = list(dict.fromkeys((split, example) for split, _, example, _, _ in keys if example < len(place.get(split, ()))))
+    wanted = list(dict.fromkeys((split, example) for split, _, example, _, _ in keys
+                                if example < len(place.get(split, ()))))
     rows = table.take(pa.array([place[split][example] for split, example in wanted], pa.int64())).to_pylist()
     return _Predicted(judged, names, dict(zip(wanted, rows)))
 

@@ -92,9 +92,9 @@ def sweeps(groups: Sequence[Group]) -> dict[str, list[tuple[str, list[tuple[floa
                 lines.setdefault(tuple((other, json.dumps(of)) for other, of in others), []).append((value, group))
         lines = {others: sorted(line, key=lambda point: point[0]) for others, line in lines.items() if len(line) > 1}
         apart = [other for other in different if len({dict(others).get(other) for others in lines}) > 1]
+        told = lambda others: ', '.join(f'{other.rpartition(".")[2]}={value}' for other, value in others if other in apart)
         if lines:
-            found[key] = [(', '.join(f'{other.rpartition(".")[2]}={value}' for other, value in others if other in apart), line)
-                          for others, line in lines.items()]
+            found[key] = [(told(others), line) for others, line in lines.items()]
     return found
 
 

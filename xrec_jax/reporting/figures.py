@@ -75,8 +75,9 @@ def _curves(groups: Sequence[Group], phase: str) -> Figure | None:
             axes.xaxis.get_major_locator().set_params(integer=True)
         if len(groups) > 1:
             figure.legend(*axes.get_legend_handles_labels(), loc='outside lower center', ncols=3)
-        return Figure(f'{phase} by iteration', svg(figure, f'Reward, KL, length and entropy of {phase}'), csv_text(rows), '' if all(
-            len(group.runs) == 1 for group in groups) else 'Lines are means over seeds, bands one standard deviation.')
+        several = any(len(group.runs) > 1 for group in groups)
+        return Figure(f'{phase} by iteration', svg(figure, f'Reward, KL, length and entropy of {phase}'), csv_text(rows),
+                      'Lines are means over seeds, bands one standard deviation.' if several else '')
 
 
 def throughput_figure(groups: Sequence[Group]) -> Figure | None:
@@ -121,7 +122,8 @@ def svg(figure: matplotlib.figure.Figure, label: str) -> str:
     head = re.sub(r' (width|height)="[^"]*"', '', head)  # the page decides
     prefix = slug(label)
     rest = re.sub(r'(\bid="|url\(#|href="#)', rf'\g<1>{prefix}-', rest)
-    return head.replace('<svg', f'<svg role="img" aria-label="{html.escape(label)}" style="max-width: {width:.1f}rem"', 1) + '>' + rest
+    told = f'role="img" aria-label="{html.escape(label)}" style="max-width: {width:.1f}rem"'
+    return head.replace('<svg', f'<svg {told}', 1) + '>' + rest
 
 
 def slug(text: str) -> str:
