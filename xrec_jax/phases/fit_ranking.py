@@ -6,6 +6,7 @@ On a mesh the tables of users and items lie in parts on the devices of `fsdp`, a
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 from flax import linen as nn
 import jax
