@@ -30,7 +30,7 @@ NAMED = 5  # missing pairs that a message names
 def main(argv: list[str]) -> None:
     del argv
     args = flags.FLAGS
-    out = pathlib.Path(args.out).expanduser() if args.out else None
+    out = files.as_path(args.out) if args.out else None
     if out and out.suffix not in FORMATS:
         raise UserError(f'--out {out}: should end in one of {", ".join(FORMATS)}.')
     wanted = asked(args.user, args.item, args.pairs)
