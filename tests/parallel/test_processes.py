@@ -18,9 +18,8 @@ HERE = pathlib.Path(__file__).parent
 CASES = {
     'expctr': ('{}', ('fit(ids)', 'align(lc)', 'explain(final)'),
                ('--config.lc.iterations=2', '--config.fit.training.epochs=2')),
-    'recpie': ('recpie,{}', ('explain(profiles)', 'explain(frozen)', 'fit(on_frozen)', 'align(first)'),
-               ('--config.explain.profile.temperature=0.0', '--config.soft_prompt.tokens=2',
-                '--config.soft_prompt.tune_embeddings=True')),
+    'recpie': ('recpie,{}', ('explain(frozen)', 'fit(on_frozen)', 'align(first)'),
+               ('--config.soft_prompt.tokens=2', '--config.soft_prompt.tune_embeddings=True')),
 }
 
 
