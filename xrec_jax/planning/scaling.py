@@ -152,7 +152,7 @@ def checks() -> str:
 
 TEXT = '''# Planned on paper: 20 million users, ten explanations each
 
-Written by `python -m xrec_jax.planning.scaling`; nothing here was run. For LLaMA-3-8B and 70B in bf16 with LoRA of rank 8, prompts of {prompt} tokens and responses of {response}, every mesh (data×fsdp×tensor, powers of two) and batch was tried that the program takes and that leaves 8 % of each device's memory; shown is the one that writes most. `memory`, `compute` and `network` say what bounds a step: planning/roofline.py has the formulas, planning/chips.py the peaks and where they come from.
+Written by `python -m xrec_jax.planning.scaling`; none of these machines was at hand. For LLaMA-3-8B and 70B in bf16 with LoRA of rank 8, prompts of {prompt} tokens and responses of {response}, every mesh (data×fsdp×tensor, powers of two) and batch was tried that the program takes and that leaves 8 % of each device's memory; shown is the one that writes most. `memory`, `compute` and `network` say what bounds a step: planning/roofline.py has the formulas, planning/chips.py the peaks and where they come from.
 
 **At best**, by the rooflines:
 
@@ -169,7 +169,8 @@ Read it so: of the time of a batch 60 to 76 % goes into its prompts, which multi
 **Beside figures of others**, the rooflines alone:
 
 {checks}
-
+'''
+AGAINST = '''
 **Predicted against measured**, at sizes that could be run here ({device}; `python bench/roofline.py > launch/measured.jsonl`). `at best`: the same formulas with the peaks measured in that run, {gflops:,.0f} GFLOP/s and {gb_per_second:,.0f} GB/s; `as planned for`: at the shares above; the last column is what was reached of the best:
 
 {measured}
@@ -191,12 +192,16 @@ def measured(lines: Sequence[Mapping]) -> str:
 
 
 def text() -> str:
-    """The page; `MEASURED` is what bench/roofline.py wrote."""
+    """The page; with what bench/roofline.py has measured, where `MEASURED` is there."""
+    page = TEXT.format(prompt=PROMPT, response=RESPONSE, ideal=table({}), planned=table(REACHED), checks=checks(),
+                       **REACHED)
+    if not MEASURED.exists():
+        return page
     lines = [json.loads(line) for line in MEASURED.read_text().splitlines()]
     machine = lines[0]
-    return TEXT.format(prompt=PROMPT, response=RESPONSE, ideal=table({}), planned=table(REACHED), checks=checks(),
-                       measured=measured(lines), device=f'{machine["cores"]} cores of a {machine["device"]}, {machine["dtype"]}',
-                       gflops=machine['gflops'], gb_per_second=machine['gb_per_second'], **REACHED)
+    return page + AGAINST.format(measured=measured(lines), gflops=machine['gflops'],
+                                 gb_per_second=machine['gb_per_second'],
+                                 device=f'{machine["cores"]} cores of a {machine["device"]}, {machine["dtype"]}')
 
 
 if __name__ == '__main__':
