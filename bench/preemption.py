@@ -1,11 +1,11 @@
 """Killing a run at random moments: does it end with the bits of an unbroken one?
 
-    python bench/preemption.py [--rounds 20] [--seed 0] [--workdir DIR]      # some forty minutes on one core
+    python bench/preemption.py [--rounds 20] [--seed 0] [--workdir DIR]      # some fifteen minutes on one core
 
 With --workdir a bench that was stopped goes on with the round it was in.
 
-A whole ExpCTR run (all verbs but `tune`; a random LLaMA of two layers, 7 phases and the judge; tests/phases/small.py)
-is run once unbroken, then `--rounds` times so: in each of its phases in turn it is killed (SIGKILL) at a moment drawn
+The first half of ExpCTR (all verbs but `tune`; a random LLaMA of two layers, four phases and the judge:
+tests/phases/small.py) is run once unbroken, then `--rounds` times so: in each of its phases in turn it is killed (SIGKILL) at a moment drawn
 evenly over the phase, and the same command goes on. Every round is killed once in every phase, and its end compared
 with the unbroken run: all rows of metrics.jsonl but times, all tables of explanations, summary.json, and the last
 checkpoint of every phase, bit for bit. Prints a JSON line a round: `killed_in`, the phases in which the kills fell (one
@@ -41,7 +41,7 @@ PHASE = re.compile(r'^(\d\d-\w+-\w+): ', re.M)
 
 # A child begins with what the server of forks has imported, which takes as long as all that a child does.
 FORKS = multiprocessing.get_context('forkserver')
-FORKS.set_forkserver_preload(['xrec_jax.train', 'transformers', 'bench.preemption'])
+FORKS.set_forkserver_preload(['xrec_jax.phases.schedule', 'xrec_jax.runs.watch', 'transformers'])
 
 
 def _train(arguments: Sequence[str], log: pathlib.Path) -> None:
