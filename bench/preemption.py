@@ -5,13 +5,13 @@
 With --workdir a bench that was stopped goes on with the round it was in.
 
 The first half of ExpCTR (all verbs but `tune`; a random LLaMA of two layers, four phases and the judge:
-tests/phases/small.py) is run once unbroken, then `--rounds` times so: in each of its phases in turn it is killed (SIGKILL) at a moment drawn
-evenly over the phase, and the same command goes on. Every round is killed once in every phase, and its end compared
-with the unbroken run: all rows of metrics.jsonl but times, all tables of explanations, summary.json, and the last
-checkpoint of every phase, bit for bit. Prints a JSON line a round: `killed_in`, the phases in which the kills fell (one
-that comes a moment late falls into the next); `differs`, what is not the same (empty: nothing); `seconds` of
-the round. Exit status 1 if anything was. Programs are compiled once, into a cache that all runs share, and the processes
-are forked from one that has imported the packages.
+tests/phases/small.py) is run once unbroken, then `--rounds` times so: in each of its phases in turn it is killed
+(SIGKILL) at a moment drawn evenly over the phase, and the same command goes on. Every round is killed once in every
+phase, and its end compared with the unbroken run: all rows of metrics.jsonl but times, all tables of explanations,
+summary.json, and the last checkpoint of every phase, bit for bit. Prints a JSON line a round: `killed_in`, the phases in
+which the kills fell (one that comes a moment late falls into the next); `differs`, what is not the same (empty:
+nothing); `seconds` of the round. Exit status 1 if anything was. Programs are compiled once, into a cache that all runs
+share, and the processes are forked from one that has imported the packages.
 """
 
 import argparse
