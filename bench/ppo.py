@@ -33,7 +33,6 @@ time that planning/roofline.py allows over that measured, with peaks measured in
 
 import argparse
 import contextlib
-import json
 import os
 import pathlib
 import statistics

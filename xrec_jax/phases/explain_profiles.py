@@ -47,20 +47,7 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
     """Writes the profiles that are wanted, or finds them written."""
     del index
     own, sampling = settings.profile, _sampling(task, settings)
-    items = shown_items(task)
-    reviews = training_reviews(task, own.reviews, own.review_words)
-    limit = task.language.model.config.max_position_embeddings - sampling.max_length
-    shown = [Shown(task.titles[item], row, task.item_texts[item])
-             for item, row in enumerate(task.dataset.items['attributes'].to_pylist())]
-
-    def write(rows: np.ndarray, kept: np.ndarray) -> list[list[int]]:
-        return chat.encode(task.language.tokenizer, [
-            prompts.render_roles(task.config.prompt.profile, domain=task.dataset.domain, target=shown[items[row]],
-                                 reviews=reviews.get(items[row], [])[:count]) for row, count in zip(rows, kept)])
-
-    fitted = chat.fit(write, np.array([len(reviews.get(item, ())) for item in items]), limit)
-    name = version(_model(task), f'{sampling} {own.stop!r}', fitted.ids)
-    path = (files.as_path(own.store) if own.store else task.workdir / 'profiles') / f'{name}.parquet'
+    items, fitted, name, path = planned(task, settings)
     writer = PartsWriter(path, SCHEMA)
     if writer.finished:
         progress.say(f'{phase}: profiles of {len(items):,} items as they stand in {path}')
@@ -69,6 +56,7 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
     done = writer.last_step
     writer.rewind(done)
     task.metrics.rewind(phase, done)
+    limit = task.language.model.config.max_position_embeddings - sampling.max_length
     width = -(-max(map(len, fitted.ids)) // 32) * 32
     with progress.bar(phase, len(items), min(done * size, len(items)), 'profiles') as advance:
         for step in range(done + 1, -(-len(items) // size) + 1):
@@ -94,6 +82,35 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
                  f'{np.mean(table["truncated"].to_numpy(zero_copy_only=False)):.1%} truncated, '
                  f'{np.mean(table["num_reviews"].to_numpy() == 0):.1%} without a review to go by; in {path}')
     return state.replace(profiles=path)
+
+
+def restored(task: Task, state: RunState, phase: str, settings: ml_collections.ConfigDict) -> RunState:
+    """The state with the profiles that are written; UserError where they are not."""
+    path = planned(task, settings)[-1]
+    if not path.exists():
+        raise UserError(f'{phase}: the profiles of the run are not there any more ({path}), or its data or model have '
+                        'changed since.')
+    return state.replace(profiles=path)
+
+
+def planned(task: Task, settings: ml_collections.ConfigDict) -> tuple[np.ndarray, chat.Fitted, str, files.Path]:
+    """The items that get a profile [N], their prompts, the version of all that, and the file for the profiles."""
+    own, sampling = settings.profile, _sampling(task, settings)
+    items = shown_items(task)
+    reviews = training_reviews(task, own.reviews, own.review_words)
+    limit = task.language.model.config.max_position_embeddings - sampling.max_length
+    shown = [Shown(task.titles[item], row, task.item_texts[item])
+             for item, row in enumerate(task.dataset.items['attributes'].to_pylist())]
+
+    def write(rows: np.ndarray, kept: np.ndarray) -> list[list[int]]:
+        return chat.encode(task.language.tokenizer, [
+            prompts.render_roles(task.config.prompt.profile, domain=task.dataset.domain, target=shown[items[row]],
+                                 reviews=reviews.get(items[row], [])[:count]) for row, count in zip(rows, kept)])
+
+    fitted = chat.fit(write, np.array([len(reviews.get(item, ())) for item in items]), limit)
+    name = version(_model(task), f'{sampling} {own.stop!r}', fitted.ids)
+    folder = files.as_path(own.store) if own.store else task.workdir / 'profiles'
+    return items, fitted, name, folder / f'{name}.parquet'
 
 
 def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str]) -> None:

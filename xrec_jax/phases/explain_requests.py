@@ -22,7 +22,7 @@ from xrec_jax.phases import cases, requests, writing
 from xrec_jax.phases.requests import Requests
 from xrec_jax.phases.settings import settings_of
 from xrec_jax.phases.task import Task
-from xrec_jax.runs import files, preemption, progress
+from xrec_jax.runs import files, preemption, progress, store
 from xrec_jax.runs.explanations import ExplanationWriter, read_explanations
 from xrec_jax.runs.state import RunState
 from xrec_jax.runs.summary import update_summary
@@ -38,6 +38,8 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
         if settings.writer != 'recorded':
             cases.write(task.workdir, phase, settings.name, wanted, requests.texts(task, wanted, changes(settings)),
                         read_explanations(writer.path))
+    if settings.requests.source == 'top1' and distributed.is_main():  # these have the ids of the source data
+        store.publish(task.workdir, writer.path)
     table = read_explanations(writer.path)
     words = [len(text.split()) for text in table['text'].to_pylist()]
     progress.say(f'{phase}: {len(table):,} explanations ({", ".join(table["group"].unique().to_pylist())}); '

@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from xrec_jax.data import context
+from xrec_jax.data.protocols import Examples
 from xrec_jax.errors import UserError
 from xrec_jax.parallel import distributed, sharding
 from xrec_jax.phases import models
@@ -89,7 +90,12 @@ def make_model(task: Task, settings: ml_collections.ConfigDict, text_dim: int) -
 def make_rows(task: Task, split: str, model: Predictor | type[Predictor], text: np.ndarray | None = None,
               index: np.ndarray | None = None, scale: tuple[float, float] | None = None) -> training.Rows:
     """`training.make_rows` of a split, with what `model` looks at."""
-    examples = task.examples[split]
+    return rows_of(task, task.examples[split], model, text, index, scale)
+
+
+def rows_of(task: Task, examples: Examples, model: Predictor | type[Predictor], text: np.ndarray | None = None,
+            index: np.ndarray | None = None, scale: tuple[float, float] | None = None) -> training.Rows:
+    """`training.make_rows` of any examples, with what `model` looks at."""
     looks = 'context_dim' in models.settings_of(model)
     return training.make_rows(examples, text, index, history=model.uses_history, scale=scale,
                               context=context.context_features(task.dataset, examples) if looks else None)
