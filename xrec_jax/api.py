@@ -12,7 +12,6 @@ is changed but its `store/`.
 """
 
 import functools
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -77,7 +76,7 @@ class Run:
 
     def explain(self, users: str | Sequence[str], items: str | Sequence[str], write: bool = True,
                 temperature: float | None = None) -> pd.DataFrame:
-        """The explanations of pairs, one a row: as stored, or else written by the trained model and stored.
+        """The explanations of pairs, each once: as stored, or else written by the trained model and stored.
 
         `users` and `items` are as many ids, or one that goes with each of the others.
 
@@ -85,7 +84,7 @@ class Run:
           write: False leaves pairs without a stored explanation out.
           temperature: of what is written; None: the run's own. 0: greedy.
         """
-        pairs = _pairs(users, items)
+        pairs = list(dict.fromkeys(_pairs(users, items)))
         rows, missing = self.find(pairs)
         if missing and write:
             self.write(missing, temperature=temperature)
@@ -98,7 +97,8 @@ class Run:
         Those that read explanations read the stored ones, and have NaN where there are none; 'llm_score' is what the
         frozen model makes of the stored explanation (ExpCTR eq. 8), the mean of several.
         """
-        pairs = _pairs(users, items)
+        wanted = _pairs(users, items)
+        pairs = list(dict.fromkeys(wanted))
         examples, _ = asked.examples(self.task, *self.rows(pairs))
         found, _ = self.find(pairs)
         columns = {'user_id': [user for user, _ in pairs], 'item_id': [item for _, item in pairs]}
@@ -115,7 +115,8 @@ class Run:
             of_pair.setdefault((row['user_id'], row['item_id']), []).append(
                 np.nan if row['llm_score'] is None else row['llm_score'])
         columns['llm_score'] = [np.mean(of_pair.get(pair, [np.nan])) for pair in pairs]
-        return pd.DataFrame(columns)
+        row = {pair: n for n, pair in enumerate(pairs)}
+        return pd.DataFrame(columns).iloc[[row[pair] for pair in wanted]].reset_index(drop=True)
 
     # ------------------------------------------------------------------------------------ data frames
 
@@ -366,13 +367,13 @@ class Run:
 
 
 def _pairs(users: str | Sequence[str], items: str | Sequence[str]) -> list[Pair]:
-    """Pairs of ids, each once; UserError for lists of different lengths."""
+    """Pairs of ids; UserError for lists of different lengths."""
     users, items = ([values] if isinstance(values, str) else list(values) for values in (users, items))
     if len(users) != len(items):
         if 1 not in (len(users), len(items)):
             raise UserError(f'{len(users)} users and {len(items)} items are no pairs: give as many, or one of either.')
         users, items = users * (len(items) if len(users) == 1 else 1), items * (len(users) if len(items) == 1 else 1)
-    return list(dict.fromkeys((str(user), str(item)) for user, item in zip(users, items)))
+    return [(str(user), str(item)) for user, item in zip(users, items)]
 
 
 def _mesh(sizes: ml_collections.ConfigDict):

@@ -159,6 +159,9 @@ def _write_requests(task, state, settings, asked, split, sampling, advance) -> I
     wanted, changes = requests.asked(task, asked), explain_requests.changes(settings)
     most = task.language.model.config.max_position_embeddings - sampling.max_length
     ids, _ = requests.prompts(task, wanted, most, changes)
+    if settings.adapter and settings.adapter not in state.adapters:
+        raise UserError(f'{task.workdir}: the adapter "{settings.adapter}" is not tuned yet; the train command of the run '
+                        'goes on with it.')
     adapter = state.adapters[settings.adapter] if settings.adapter else None
     key, size = jax.random.key(task.seed), settings.batch_size * settings.checkpoint_every
     for step, rows in enumerate(_batches(len(ids), size)):
