@@ -163,4 +163,11 @@ def median(answers: list[dict], key: str = 'seconds') -> float:
 
 
 def show(**line) -> None:
-    print(json.dumps({key: float(f'{x:.5g}') if isinstance(x, float) else x for key, x in line.items()}), flush=True)
+    print(json.dumps(rounded(line)), flush=True)
+
+
+def rounded(value):
+    """Figures to five digits, in dicts of dicts too."""
+    if isinstance(value, dict):
+        return {name: rounded(part) for name, part in value.items()}
+    return float(f'{value:.5g}') if isinstance(value, float) else value

@@ -21,6 +21,7 @@ from xrec_jax.phases import asked, explain, recommending, schedule, task as task
 from xrec_jax.phases.settings import settings_of
 from xrec_jax.runs import progress
 from xrec_jax.runs.explanations import read_explanations
+from xrec_jax.runs.metrics_writer import MetricsWriter
 from xrec_jax.runs.workdir import open_workdir
 
 
@@ -62,7 +63,7 @@ def test_a_pair_gets_the_text_that_the_runs_own_phase_would_write(finished, tmp_
     task, state = run.writer_task, run.writer
     config = ml_collections.ConfigDict(run.config.to_dict())
     config.generate.temperature = 0.0
-    greedy = dataclasses.replace(task, config=config, workdir=tmp_path)
+    greedy = dataclasses.replace(task, config=config, workdir=tmp_path, metrics=MetricsWriter(tmp_path))
     path = explain.run(greedy, state, '09-explain-final', 9, settings_of(config, 'explain', 'final')).explanations[
         '09-explain-final']
     own = read_explanations(path, 'test')
@@ -184,7 +185,7 @@ def test_data_frames(finished):
     run, _ = finished
     assert len(run.users) == 40 and len(run.items) == 30 and len(run.interactions) == 400
     assert set(run.table['scorer']) == {'DeepFM', 'ExpCTR-Aug', 'ExpCTR-LLM'} and len(run.table) == 6
-    assert set(run.metrics['phase']) == {'01-fit-ids', '02-align-lc', '04-fit-aug'}
+    assert set(run.metrics['phase']) == {'01-fit-ids', '02-align-lc', '03-explain-corpus', '04-fit-aug', '05-explain-final'}
     assert len(run.predictions) == 20 and len(run.written_by('final')) == 20
     with pytest.raises(UserError, match='Did you mean "final"'):
         run.written_by('finl')

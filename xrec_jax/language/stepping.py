@@ -9,7 +9,6 @@ cache of its own. Elsewhere nothing changes.
   `prepare`    variables as `generate` and `slots` want them; `prepared`: the same, compiled, before many batches
 """
 
-import functools
 import math
 
 import flax.traverse_util

@@ -26,6 +26,7 @@ from xrec_jax.parallel import distributed, sharding
 from xrec_jax.phases import contrast, explain, explain_requests, requests, writing
 from xrec_jax.phases.schedule import parse
 from xrec_jax.phases.task import Task, protocol_options
+from xrec_jax.runs import progress
 from xrec_jax.runs.explanations import SCHEMA
 from xrec_jax.runs.state import RunState
 from xrec_jax.runs.store import COLUMNS
@@ -149,8 +150,9 @@ def _write_examples(task, state, settings, asked, split, sampling, advance) -> I
         def prompts(kind: str) -> tuple[jax.Array, jax.Array]:
             return distributed.place_rows(tokenizers.pad([fitted[kind][row] for row in filled], width, 'left'), task.mesh)
 
-        written = explain.written(task, state, settings, asked, filled, len(rows), prompts, keys[filled], sampling)
-        batch = [_table(split=split[rows].tolist(), **columns) for columns in written]
+        written = explain.written(task, state, settings, asked, filled, len(rows), prompts, keys[filled],
+                                  progress.Stopwatch(), sampling)
+        batch = [_table(split=split[rows].tolist(), **columns) for columns, _ in written]
         advance(len(rows))
         yield pa.concat_tables(batch)
 

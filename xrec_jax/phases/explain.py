@@ -24,6 +24,7 @@ from xrec_jax.phases import contrast, explain_bounds, explain_profiles, explain_
 from xrec_jax.phases.task import Task
 from xrec_jax.rl import rewards
 from xrec_jax.runs import preemption, progress, store
+from xrec_jax.runs.compiles import num_compiles
 from xrec_jax.runs.explanations import ExplanationWriter, read_explanations
 from xrec_jax.runs.state import RunState
 
@@ -46,10 +47,12 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
     if not writer.finished:
         done = writer.last_step
         writer.rewind(done)
+        task.metrics.rewind(phase, done)
         with progress.bar(phase, len(batches) * settings.batch_size, done * settings.batch_size,
                           'texts') as advance:
             for step, (split, rows) in enumerate(batches[done:], done + 1):
-                _explain(task, state, split, rows, jax.random.fold_in(key, step), step, settings, writer)
+                row = _explain(task, state, split, rows, jax.random.fold_in(key, step), step, settings, writer)
+                task.metrics.write(phase, step, row)
                 stop = preemption.requested()
                 if stop or step % settings.checkpoint_every == 0 or step == len(batches):
                     writer.flush(step)
@@ -95,24 +98,38 @@ def _batches(task: Task, split: str, index: int, settings: ml_collections.Config
 
 
 def _explain(task: Task, state: RunState, split: str, rows: np.ndarray, key: jax.Array, step: int, settings,
-             writer: ExplanationWriter) -> None:
+             writer: ExplanationWriter) -> dict[str, float]:
+    """Explains one batch; its row of metrics."""
+    watch, compiles, size, numbers = progress.Stopwatch(), num_compiles(), len(rows), []
     filled = np.resize(rows, settings.batch_size)  # the last batch is filled up: one static shape
     prompts = lambda kind: writing.prompt_batch(task, state, split, filled, (kind,))
-    for columns in written(task, state, settings, task.examples[split], filled, len(rows), prompts, key):
-        vector = writing.encode(task, columns['text']) if settings.encode else None
+    for columns, lengths in written(task, state, settings, task.examples[split], filled, size, prompts, key, watch):
+        vector = None
+        if settings.encode:
+            with watch('score'):
+                vector = writing.encode(task, columns['text'])
         writer.add(split=split, step=step, vector=vector, **columns)
+        numbers.append(distributed.whole(lengths))
+    prompted, lengths, truncated = (np.concatenate([array[:size] for array in arrays]) for arrays in zip(*numbers))
+    return {**writing.figures(task, prompted.sum(), lengths, truncated, sum(watch.seconds.values())),
+            'compiles': num_compiles() - compiles,
+            **{f'seconds_{name}': value for name, value in watch.seconds.items()}}
 
 
 def written(task: Task, state: RunState, settings: ml_collections.ConfigDict, examples: Examples, filled: np.ndarray,
             count: int, prompts: Callable[[str], tuple[jax.Array, jax.Array]], key: jax.Array,
-            sampling: SamplingConfig | None = None) -> Iterator[dict]:
-    """Writes a batch of explanations, kind after kind: of each kind the columns of `runs.explanations.SCHEMA`.
+            watch: progress.Stopwatch, sampling: SamplingConfig | None = None
+            ) -> Iterator[tuple[dict, tuple[jax.Array, jax.Array, jax.Array]]]:
+    """Writes a batch of explanations, kind after kind.
 
     Args:
-      filled: int [B], rows of `examples`, of which the first `count` are wanted; what comes back are those of this
-        process.
+      filled: int [B], rows of `examples`, of which the first `count` are wanted.
       prompts: kind → tokens and mask [B, P], on the mesh.
       key: one, or [B], one of each row; `sampling`: that of the config where it is not given.
+      watch: is told the seconds to `generate` and to `score`.
+
+    Yields of each kind the columns of `runs.explanations.SCHEMA`, of this process's wanted rows; and of all B rows,
+    on the device, the prompts' lengths, the responses' and whether these were truncated.
     """
     adapter = state.adapter if settings.adapter else None
     prefix = writing.soft_prefix(task, state, examples.user[filled]) if settings.adapter else None
@@ -121,20 +138,24 @@ def written(task: Task, state: RunState, settings: ml_collections.ConfigDict, ex
     rows = mine[:count]
     for number, kind in enumerate(task.kinds):
         kind_key = key if len(task.kinds) == 1 else generate.keys_at(key, number)
-        responses = writing.write(task, adapter, prompts(kind), kind_key, prefix, sampling)
-        texts = contrast.begun(task, kind, writing.texts_of(task, responses))
+        prompt = prompts(kind)
+        with watch('generate'):
+            responses = writing.write(task, adapter, prompt, kind_key, prefix, sampling)
+            texts = contrast.begun(task, kind, writing.texts_of(task, responses))
         columns = {}
-        if task.explains_examples:
-            scores = writing.llm_scores(task, examples.item[mine], texts)[:count]
-            columns = {'llm_score': scores, 'reward': np.asarray(rewards.lc_reward(examples.label[rows], scores))}
-        else:
-            columns = {'in_form': contrast.in_form(task, kind, examples.item[rows], texts[:count])}
+        with watch('score'):
+            if task.explains_examples:
+                scores = writing.llm_scores(task, examples.item[mine], texts)[:count]
+                columns = {'llm_score': scores, 'reward': np.asarray(rewards.lc_reward(examples.label[rows], scores))}
+            else:
+                columns = {'in_form': contrast.in_form(task, kind, examples.item[rows], texts[:count])}
         lengths, truncated = distributed.part_here((responses.lengths, responses.truncated), task.mesh)
         yield {
             'user_id': task.dataset.users['user_id'].take(examples.user[rows]),
             'item_id': task.dataset.items['item_id'].take(examples.item[rows]),
             'kind': kind, 'example': rows.astype(np.int32), 'text': texts[:count],
-            'num_tokens': lengths[:count].astype(np.int32), 'truncated': truncated[:count], **columns}
+            'num_tokens': lengths[:count].astype(np.int32), 'truncated': truncated[:count], **columns,
+        }, (prompt[1].sum(axis=1), responses.lengths, responses.truncated)
 
 
 def summary(task: Task, phase: str, settings: ml_collections.ConfigDict, writer: ExplanationWriter) -> str:

@@ -11,6 +11,7 @@ of a validation or test pair. `profile.reviews=0` leaves them out.
 """
 
 import hashlib
+import time
 from collections.abc import Sequence
 
 import jax
@@ -54,11 +55,13 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
     size = settings.batch_size * settings.checkpoint_every
     done = writer.last_step
     writer.rewind(done)
+    task.metrics.rewind(phase, done)
     limit = task.language.model.config.max_position_embeddings - sampling.max_length
     width = -(-max(map(len, fitted.ids)) // 32) * 32
     with progress.bar(phase, len(items), min(done * size, len(items)), 'profiles') as advance:
         for step in range(done + 1, -(-len(items) // size) + 1):
             part = slice((step - 1) * size, step * size)
+            start = time.perf_counter()
             responses = writing.write_queue(task, None, fitted.ids[part], jax.random.key(step), settings.batch_size,
                                             sampling, advance, min(width, limit))
             rows = pa.array(items[part])
@@ -67,6 +70,9 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
                        text=texts, num_tokens=np.asarray(responses.lengths, np.int32),
                        truncated=np.asarray(responses.truncated), num_reviews=fitted.kept[part].astype(np.int32),
                        model=str(task.config.language.model), prompt=task.config.prompt.profile, version=name)
+            task.metrics.write(phase, step, writing.figures(
+                task, sum(map(len, fitted.ids[part])), np.asarray(responses.lengths), np.asarray(responses.truncated),
+                time.perf_counter() - start))
             writer.flush(step)
             if preemption.requested():
                 preemption.leave(phase, step)

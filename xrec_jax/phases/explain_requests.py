@@ -93,15 +93,20 @@ def _by_model(task: Task, state: RunState, phase: str, index: int, settings, wan
     size = settings.batch_size * settings.checkpoint_every
     done = writer.last_step
     writer.rewind(done)
+    task.metrics.rewind(phase, done)
     start, count = time.perf_counter(), 0
     with progress.bar(phase, len(rows), min(done * size, len(rows)), 'texts') as advance:
         for step in range(done + 1, -(-len(rows) // size) + 1):
             part = slice((step - 1) * size, step * size)
+            began = time.perf_counter()
             responses = writing.write_queue(task, adapter, rows[part], jax.random.fold_in(key, step),
                                             settings.batch_size, sampling, advance, width)
             _add(writer, wanted, np.arange(len(wanted))[part], writing.texts_of(task, responses), step=step,
                  num_tokens=np.asarray(responses.lengths, np.int32), truncated=np.asarray(responses.truncated))
             count += int(responses.lengths.sum())
+            task.metrics.write(phase, step, writing.figures(
+                task, sum(map(len, rows[part])), np.asarray(responses.lengths), np.asarray(responses.truncated),
+                time.perf_counter() - began))
             writer.flush(step)
             if preemption.requested():
                 preemption.leave(phase, step)

@@ -30,7 +30,8 @@ from xrec_jax.runs.files import write_whole
 from xrec_jax.runs.state import Fitted, RunState
 
 # Each offers `MODELS`, `check(task, settings, earlier)`, `prepare(task, state, settings)`: what all candidates are
-# trained on, and `Training(task, settings, prepared)` with `model`, `config`, `note`, `init(key)` and `fit(state)`.
+# trained on, and `Training(task, settings, prepared)` with `model`, `config`, `note`, `init(key)`, `fit(state)` and
+# `result(state)`.
 TASKS = {'click': fit_predictor, 'rating': fit_predictor, 'ranking': fit_ranking}
 
 
@@ -69,7 +70,8 @@ def _fit(task: Task, state: RunState, phase: str, index: int, settings: ml_colle
             predictors.append(None)
             continue
         trials.append(sweep.Trial(candidate, np.ravel(fitted.best_score), np.ravel(fitted.best_epoch)))
-        predictors.append(Fitted(training.model, fitted.best_params, overlaid(settings, candidate), settings.seeds))
+        predictors.append(
+            Fitted(training.model, training.result(fitted), overlaid(settings, candidate), settings.seeds))
         with_values = f' with {sweep.text(candidate)}' if candidate else ''
         progress.say(f'{name}: {training.note}{with_values}; best epoch {_range(fitted.best_epoch)} of '
                      f'{_range(fitted.epoch)}, validation {training.config.monitor} '

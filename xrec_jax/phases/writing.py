@@ -4,6 +4,7 @@
   `write`            prompts → responses on the device
   `write_queue`      any number of prompts → responses on the host
   `texts_of`         responses → texts
+  `figures`          what a row of metrics says of texts that were written
   `llm_scores`       texts → ExpCTR eq. 8, by the base model without an adapter
   `encode`           texts → ExpCTR eq. 11
 """
@@ -19,6 +20,7 @@ from xrec_jax.language.sampling import SamplingConfig
 from xrec_jax.parallel import distributed, sharding
 from xrec_jax.phases import contrast
 from xrec_jax.phases.task import Task
+from xrec_jax.planning import utilisation
 from xrec_jax.rl import rewards
 from xrec_jax.runs.state import RunState
 
@@ -78,6 +80,16 @@ def texts_of(task: Task, responses: generate.Responses) -> list[str]:
     tokens, lengths = distributed.part_here((responses.tokens, responses.lengths), task.mesh)
     texts = tokenizers.decode_responses(task.language.tokenizer, tokens, lengths)
     return [' '.join(text.split()) for text in texts]
+
+
+def figures(task: Task, num_prompt_tokens: int, lengths: np.ndarray, truncated: np.ndarray, seconds: float
+            ) -> dict[str, float]:
+    """Of the responses of all processes, with lengths [N], that took `seconds`."""
+    num_tokens = lengths.sum()
+    return {'response_length': lengths.mean(), 'truncation_rate': truncated.mean(),
+            'tokens_per_second': num_tokens / seconds,
+            **utilisation.metrics(utilisation.write_flops(task.language.model.config, num_prompt_tokens + num_tokens),
+                                  seconds)}
 
 
 def llm_scores(task: Task, items: np.ndarray, texts: Sequence[str]) -> np.ndarray:

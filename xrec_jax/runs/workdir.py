@@ -5,6 +5,7 @@
     checkpoints/<phase>/        the state of each phase (`checkpoints.py`)
     explanations/<phase>.parquet
     adapters/<phase>/           what `tune` made, as PEFT keeps adapters
+    wandb.json                  project and id of its run at Weights & Biases (`watch.py`)
     processes/                  where each of several processes is (`heartbeat.py`)
     summary.json                the final metrics, versions, seed, device, timings
 
