@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from xrec_jax.errors import UserError
 from xrec_jax.language import decoder, lora
 from xrec_jax.language.config import DecoderConfig
 from xrec_jax.parallel import mesh as meshes, sharding
 from xrec_jax.rl import update
-from xrec_jax.errors import UserError
 from xrec_jax.runs import checkpoints as on_disk
 from xrec_jax.runs.checkpoints import Checkpoints
 
