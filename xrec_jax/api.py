@@ -12,6 +12,7 @@ is changed but its `store/`.
 """
 
 import functools
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -207,6 +208,8 @@ class Run:
         They are put into the store once a minute and at the end, unless `keep` is False. Raises UserError for ids that
         the data do not have.
         """
+        if keep and not files.is_remote(self.workdir) and not os.access(self.workdir, os.W_OK):
+            raise UserError(f'{self.workdir} cannot be written to; with keep=False (--nokeep) what is written is not stored.')
         examples, split = asked.examples(self.writer_task, *self.rows(pairs))
         sampling = None if temperature is None else writing.sampling_config(self.writer_task, temperature=temperature)
         rows, kept, since = [], 0, time.monotonic()
@@ -247,6 +250,8 @@ class Run:
         ids = sorted(self.dataset.users['user_id'].to_pylist())
         with progress.bar(f'recommendations by {name}', len(ids), 0, 'users') as advance:
             parts = (self._part(found) for found in self._in_parts(ids, k, name, advance))
+            if self.predictors.predictors[name].settings.task == 'ranking':  # these come in another order
+                parts = [pa.concat_tables(parts).sort_by('user_id')]
             lists.write(self.workdir, name, self._phase_of(name), k, parts)
         return lists.Lists(lists.place(self.workdir, name))
 
@@ -338,22 +343,16 @@ class Run:
 
     def _in_parts(self, ids: Sequence[str], k: int, name: str, advance: Callable[[int], object] = lambda count: None
                   ) -> Iterator[dict[str, list[dict]]]:
-        """Lists by user id, some users at a time in the order of `ids`; those of rankings all at once."""
+        """Lists by user id, some users at a time; but for those of rankings in the order of `ids`."""
         users, _ = self.rows([(user, self._item_ids[0]) for user in ids])
         fitted = self.predictors.predictors[name]
         names, item_ids, titles = dict(zip(users.tolist(), ids)), self._item_ids, self.task.titles
-        gathered: dict[str, list[dict]] = {}
         for rows, items, scores in recommending.best(self.task, fitted, users, k):
             part = {names[user]: [{'item_id': item_ids[item], 'title': titles[item], 'score': float(score)}
                                   for item, score in zip(of_user, score_of_user) if item >= 0]
                     for user, of_user, score_of_user in zip(rows.tolist(), items.tolist(), scores)}
             advance(len(part))
-            if fitted.settings.task == 'ranking':
-                gathered |= part
-            else:
-                yield part
-        if gathered:
-            yield {user: gathered[user] for user in ids if user in gathered}
+            yield part
 
     @functools.cached_property
     def _item_ids(self) -> list[str]:
