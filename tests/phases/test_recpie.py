@@ -80,8 +80,8 @@ def hand_task(dataset, config, **changes):
 def test_a_run_leaves_its_table_attention_profiles_and_store(unbroken):
     workdir, task, state = unbroken
     assert {path.name for path in workdir.iterdir()} == {
-        'attention.parquet', 'checkpoints', 'config.json', 'explanations', 'metrics.jsonl', 'predictions.parquet',
-        'profiles', 'store', 'summary.json', 'table.csv', 'table.md'}
+        'attention.parquet', 'checkpoints', 'config.json', 'examples', 'explanations', 'metrics.jsonl',
+        'predictions.parquet', 'profiles', 'store', 'summary.json', 'table.csv', 'table.md'}
     summary = json.loads((workdir / 'summary.json').read_text())
     assert set(summary['rating']) == {'Frozen LLM', 'LLM directly', 'RecPIE'}
     for figures in summary['rating'].values():
