@@ -1,4 +1,4 @@
-"""What bench/decode.py, bench/tune.py and bench/score.py share: two sides, each in a process of its own, in turns.
+"""What bench/decode.py, bench/tune.py, bench/score.py and bench/ppo.py share: two sides, each in a process of its own, in turns.
 
 The peer (torch, transformers, peft) runs in an interpreter of its own, `--peer`, with the same weights and the same
 tokens. Both processes stay and take turns, so that what else the machine does meets both; figures are medians.
@@ -18,6 +18,8 @@ import time
 
 ROOT = pathlib.Path(__file__).parents[1]
 SHAPES = {
+    'small': dict(vocab_size=4096, hidden_size=512, intermediate_size=1408, num_layers=6, num_heads=8, num_kv_heads=4,
+                  head_dim=64, max_position_embeddings=1024),
     '15m': dict(vocab_size=32000, hidden_size=288, intermediate_size=768, num_layers=6, num_heads=6, num_kv_heads=6,
                 head_dim=48, tie_word_embeddings=True, max_position_embeddings=2048),
     '8b': dict(vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_layers=32, num_heads=32,

@@ -37,7 +37,7 @@ RECOMMENDED = [pa.field('rank', pa.int64()), pa.field('title', pa.string()), pa.
 def main(argv: list[str]) -> None:
     del argv
     args = flags.FLAGS
-    out = pathlib.Path(args.out).expanduser() if args.out else None
+    out = files.as_path(args.out) if args.out else None
     if out and out.suffix not in FORMATS:
         raise UserError(f'--out {out}: should end in one of {", ".join(FORMATS)}.')
     wanted = asked(args.user, args.item, args.pairs, args.top_k)

@@ -371,7 +371,11 @@ def constrainer(mesh: jax.sharding.Mesh) -> Callable:
 def score(model: Decoder, base: dict, params: dict, inputs: dict, *, temperature: float, num_chunks: int,
           reference: dict | None = None) -> dict:
     """Log-probs of policy and reference (the base model, or it with the adapter `reference`, without soft prompts), and
-    values, all [B, R], `B / num_chunks` rows at a time."""
+    values, all [B, R], `B / num_chunks` rows at a time.
+
+    One program and one copy of the weights, but two forward passes: from the first layer on an adapter changes what the
+    next one reads. Log-probs and values of the policy come from one pass.
+    """
     frozen = {'params': base} | ({} if reference is None else {'lora': reference})
 
     def chunk(inputs):

@@ -64,12 +64,14 @@ def tensorboard(workdir: files.Path) -> Observer:
         from tensorboardX import SummaryWriter
     except ImportError:
         raise UserError('--tensorboard needs the package tensorboardX: pip install tensorboardX') from None
-    writer = SummaryWriter(str(workdir / 'tensorboard'), flush_secs=10)
+    folder, send = files.mirror(workdir / 'tensorboard')
+    writer = SummaryWriter(str(folder), flush_secs=10)
 
     def observe(phase, step, metrics):
         for name, value in metrics.items():
             writer.add_scalar(f'{phase}/{name}', float(value), step)
         writer.flush()
+        send()
 
     return observe
 
@@ -121,11 +123,13 @@ class Profile:
         del metrics
         if self._tracing and (phase != self.phase or step >= self.last):
             jax.profiler.stop_trace()
+            self._send()
             self._tracing = False
             progress.say(f'profile of {self.phase}, steps {self.first} to {self.last}: {self.folder} (open it with '
                          'xprof, or TensorBoard and tensorboard-plugin-profile)')
         elif phase == self.phase and self.first - 1 <= step < self.last and not self._tracing:
-            jax.profiler.start_trace(str(self.folder))
+            local, self._send = files.mirror(self.folder, everywhere=True)
+            jax.profiler.start_trace(str(local))
             self._tracing = True
 
 
