@@ -84,7 +84,14 @@ PAPERS = {
 CLASSES = {'generate': 'language/sampling.py', 'align.ppo': 'rl/ppo.py', 'align.learner': 'rl/update.py',
            'fit.training': 'recommenders/training.py', 'data.filters': 'data/filters.py',
            'tune.optimizer': 'language/tuning.py', 'prompt.parts': 'language/instructions.py'}
+CLASSES_OF = {'LLMXRec': {'fit.training': 'recommenders/ranking/training.py'}}
+WORDS_OF = {'LLMXRec': {'fit.task': "'click', 'rating' or 'ranking'"}}  # in place of what another config's comment says
 WORDS = {  # what no comment says
+    'fit.sequence.mask_ratio': "of BERT4Rec's cloze task: share of a history that is masked",
+    'fit.sequence.last_share': 'of it: share of rows whose last item alone is masked',
+    'prompt.parts.history_categories': "whether past items are shown with theirs",
+    'prompt.parts.candidate_categories': 'whether the target is shown with its own',
+    'prompt.parts.words_at_most': 'that the rules allow',
     'seed': 'of the whole run; the same on the same machine gives the same bits',
     'schedule': 'verbs with the names of their settings, in order: xrec_jax/phases/schedule.py',
     'mesh.data': 'devices that share a batch; -1: all that the others leave',
@@ -238,10 +245,15 @@ def rows(name: str) -> list[tuple[str, str, str, str]]:
     """(key, value, what it is, the paper) of every key of a config."""
     module, argument, files = CONFIGS[name]
     values = flat(json.loads(module.get_config(argument).to_json()))
-    known = [comments(ROOT / 'configs' / f'{file}.py') for file in files]
+    known = [WORDS_OF.get(name, {}), *(comments(ROOT / 'configs' / f'{file}.py') for file in files)]
     known += [{f'{group}.{field}': text for field, text in field_comments(ROOT / 'xrec_jax' / file).items()}
-              for group, file in CLASSES.items()] + [WORDS]
-    described = lambda key: next((found[key] for found in known if key in found), '')
+              for group, file in (CLASSES | CLASSES_OF.get(name, {})).items()] + [WORDS]
+
+    def described(key: str) -> str:
+        own = next((found[key] for found in known if key in found), '')
+        return own or (f'as `{key.removeprefix("judge_")}`, of what the judge is asked' if key.startswith(
+            'judge_prompt.parts.') else '')
+
     papers, made = PAPERS[name], []
     if unknown := set(papers) - set(values):
         raise SystemExit(f'PAPERS[{name!r}] has keys that the config has not: {", ".join(sorted(unknown))}')

@@ -1,8 +1,10 @@
 """A run that is read back: what it has learned, what it writes for any pair, what it recommends, how it scores."""
 
 import dataclasses
+import json
 import pathlib
 import re
+import shutil
 
 import jax
 import ml_collections
@@ -115,7 +117,9 @@ def test_scores_are_those_that_the_run_measured(finished):
     for name in ('DeepFM', 'ExpCTR-Aug'):
         np.testing.assert_allclose(scores[name], predicted[name], atol=1e-5)
     np.testing.assert_allclose(scores['llm_score'], predicted['ExpCTR-LLM'], atol=1e-6)
-    never = run.score(run.users['user_id'][1], [item for item in run.items['item_id']][:4])
+    twice = run.score(predicted['user_id'].iloc[[0, 1, 0]], predicted['item_id'].iloc[[0, 1, 0]])
+    assert twice.equals(scores.iloc[[0, 1, 0]].reset_index(drop=True))
+    never = run.score(run.users['user_id'][1], run.items['item_id'][:4])
     assert never['DeepFM'].notna().all() and never['ExpCTR-Aug'].isna().any()
 
 
@@ -136,6 +140,19 @@ def test_recommended_are_the_best_of_what_was_not_met(finished):
     assert recommending.predictor_of(run.predictors, 'aug') == 'aug'
     with pytest.raises(UserError, match='no predictor "idss". Did you mean "ids"'):
         run.recommend(user, predictor='idss')
+
+
+def test_a_run_that_is_not_finished_gives_what_it_has(finished, tmp_path):
+    run, _ = finished
+    shutil.copytree(run.workdir, tmp_path / 'run')
+    path = tmp_path / 'run' / 'summary.json'
+    summary = json.loads(path.read_text())
+    seconds = summary['seconds']
+    path.write_text(json.dumps(summary | {'seconds': {phase: seconds[phase] for phase in ('01-fit-ids', '02-align-lc')}}))
+    assert api.load(str(tmp_path / 'run')).predictors.predictors.keys() == {'ids'}
+    path.write_text('{}')
+    with pytest.raises(UserError, match='no phase of the run is done yet'):
+        api.load(str(tmp_path / 'run')).predictors
 
 
 def test_a_card_shows_history_texts_and_truth(finished, capsys):

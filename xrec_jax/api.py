@@ -12,6 +12,7 @@ is changed but its `store/`.
 """
 
 import functools
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -76,7 +77,7 @@ class Run:
 
     def explain(self, users: str | Sequence[str], items: str | Sequence[str], write: bool = True,
                 temperature: float | None = None) -> pd.DataFrame:
-        """The explanations of pairs, one a row: as stored, or else written by the trained model and stored.
+        """The explanations of pairs, each once: as stored, or else written by the trained model and stored.
 
         `users` and `items` are as many ids, or one that goes with each of the others.
 
@@ -84,7 +85,7 @@ class Run:
           write: False leaves pairs without a stored explanation out.
           temperature: of what is written; None: the run's own. 0: greedy.
         """
-        pairs = _pairs(users, items)
+        pairs = list(dict.fromkeys(_pairs(users, items)))
         rows, missing = self.find(pairs)
         if missing and write:
             self.write(missing, temperature=temperature)
@@ -97,7 +98,8 @@ class Run:
         Those that read explanations read the stored ones, and have NaN where there are none; 'llm_score' is what the
         frozen model makes of the stored explanation (ExpCTR eq. 8), the mean of several.
         """
-        pairs = _pairs(users, items)
+        wanted = _pairs(users, items)
+        pairs = list(dict.fromkeys(wanted))
         examples, _ = asked.examples(self.task, *self.rows(pairs))
         found, _ = self.find(pairs)
         columns = {'user_id': [user for user, _ in pairs], 'item_id': [item for _, item in pairs]}
@@ -114,7 +116,8 @@ class Run:
             of_pair.setdefault((row['user_id'], row['item_id']), []).append(
                 np.nan if row['llm_score'] is None else row['llm_score'])
         columns['llm_score'] = [np.mean(of_pair.get(pair, [np.nan])) for pair in pairs]
-        return pd.DataFrame(columns)
+        row = {pair: n for n, pair in enumerate(pairs)}
+        return pd.DataFrame(columns).iloc[[row[pair] for pair in wanted]].reset_index(drop=True)
 
     # ------------------------------------------------------------------------------------ data frames
 
@@ -205,6 +208,8 @@ class Run:
         They are put into the store once a minute and at the end, unless `keep` is False. Raises UserError for ids that
         the data do not have.
         """
+        if keep and not files.is_remote(self.workdir) and not os.access(self.workdir, os.W_OK):
+            raise UserError(f'{self.workdir} cannot be written to; with keep=False (--nokeep) what is written is not stored.')
         examples, split = asked.examples(self.writer_task, *self.rows(pairs))
         sampling = None if temperature is None else writing.sampling_config(self.writer_task, temperature=temperature)
         rows, kept, since = [], 0, time.monotonic()
@@ -245,6 +250,8 @@ class Run:
         ids = sorted(self.dataset.users['user_id'].to_pylist())
         with progress.bar(f'recommendations by {name}', len(ids), 0, 'users') as advance:
             parts = (self._part(found) for found in self._in_parts(ids, k, name, advance))
+            if self.predictors.predictors[name].settings.task == 'ranking':  # these come in another order
+                parts = [pa.concat_tables(parts).sort_by('user_id')]
             lists.write(self.workdir, name, self._phase_of(name), k, parts)
         return lists.Lists(lists.place(self.workdir, name))
 
@@ -336,22 +343,16 @@ class Run:
 
     def _in_parts(self, ids: Sequence[str], k: int, name: str, advance: Callable[[int], object] = lambda count: None
                   ) -> Iterator[dict[str, list[dict]]]:
-        """Lists by user id, some users at a time in the order of `ids`; those of rankings all at once."""
+        """Lists by user id, some users at a time; but for those of rankings in the order of `ids`."""
         users, _ = self.rows([(user, self._item_ids[0]) for user in ids])
         fitted = self.predictors.predictors[name]
         names, item_ids, titles = dict(zip(users.tolist(), ids)), self._item_ids, self.task.titles
-        gathered: dict[str, list[dict]] = {}
         for rows, items, scores in recommending.best(self.task, fitted, users, k):
             part = {names[user]: [{'item_id': item_ids[item], 'title': titles[item], 'score': float(score)}
                                   for item, score in zip(of_user, score_of_user) if item >= 0]
                     for user, of_user, score_of_user in zip(rows.tolist(), items.tolist(), scores)}
             advance(len(part))
-            if fitted.settings.task == 'ranking':
-                gathered |= part
-            else:
-                yield part
-        if gathered:
-            yield {user: gathered[user] for user in ids if user in gathered}
+            yield part
 
     @functools.cached_property
     def _item_ids(self) -> list[str]:
@@ -365,13 +366,13 @@ class Run:
 
 
 def _pairs(users: str | Sequence[str], items: str | Sequence[str]) -> list[Pair]:
-    """Pairs of ids, each once; UserError for lists of different lengths."""
+    """Pairs of ids; UserError for lists of different lengths."""
     users, items = ([values] if isinstance(values, str) else list(values) for values in (users, items))
     if len(users) != len(items):
         if 1 not in (len(users), len(items)):
             raise UserError(f'{len(users)} users and {len(items)} items are no pairs: give as many, or one of either.')
         users, items = users * (len(items) if len(users) == 1 else 1), items * (len(users) if len(items) == 1 else 1)
-    return list(dict.fromkeys((str(user), str(item)) for user, item in zip(users, items)))
+    return [(str(user), str(item)) for user, item in zip(users, items)]
 
 
 def _mesh(sizes: ml_collections.ConfigDict):

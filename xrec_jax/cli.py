@@ -7,6 +7,7 @@ Ctrl-C; a traceback and 1 mean a bug of ours.
 
 import contextlib
 import errno
+import pathlib
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -104,7 +105,13 @@ def _check_loaded(flag: flags.Flag) -> None:
     try:
         getattr(flag.value, 'keys', None)
     except OSError as error:
-        raise UserError(f'--{flag.name}: cannot read the config file ({error.__cause__})') from error
+        missing = re.search(r"No such file or directory: '(.+)'", str(error))
+        if not missing:
+            raise UserError(f'--{flag.name}: cannot read the config file ({error.__cause__})') from error
+        path = pathlib.Path(missing[1])
+        there = [file.stem for file in path.parent.glob('*.py') if file.stem != '__init__']
+        raise UserError(f'--{flag.name}: there is no file {missing[1]}.{nearest(path.stem, there) if there else ""}'
+                        ) from error
 
 
 def _unknown_key(argv: Sequence[str], error: Exception) -> Exception:

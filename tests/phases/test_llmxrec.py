@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from configs import llmxrec, llmxrec_analyses
 from tests.phases import small
+from xrec_jax import api
 from xrec_jax.data.domains import MOVIES
 from xrec_jax.errors import UserError
 from xrec_jax.language import instructions, sheets
@@ -151,6 +152,8 @@ def test_any_pair_has_the_prompt_of_the_runs_own_requests(unbroken, places):
     assert all(stored.find(*pair)[0]['phase'] == '03-explain-recommended' for pair in zip(own.user_id, own.item_id))
     (rows, best, _), = recommending.best(task, state.predictors['bpr'], users, 1)
     assert dict(zip(rows.tolist(), best[:, 0].tolist())) == dict(zip(users.tolist(), items.tolist()))
+    lists = api.load(str(workdir)).write_lists(3)
+    assert len(lists) == len(own) and [lists.find(user, 1)[0]['item_id'] for user in own.user_id] == own.item_id
     two, _ = asked.examples(task, users[:2], items[:2])
     written = [row for table in asked.write(task, state, two, split[:2]) for row in table.to_pylist()]
     assert [(row['user_id'], row['item_id']) for row in written] == list(zip(own.user_id, own.item_id))[:2]

@@ -13,6 +13,7 @@ import pytest
 
 from configs import recpie
 from tests.phases.small import resumed, save_language_model, small_recpie, stop_writers
+from xrec_jax import api
 from xrec_jax.data import protocols, tables
 from xrec_jax.data.readers import simulated
 from xrec_jax.errors import UserError
@@ -79,8 +80,8 @@ def hand_task(dataset, config, **changes):
 def test_a_run_leaves_its_table_attention_profiles_and_store(unbroken):
     workdir, task, state = unbroken
     assert {path.name for path in workdir.iterdir()} == {
-        'attention.parquet', 'checkpoints', 'config.json', 'explanations', 'metrics.jsonl', 'predictions.parquet',
-        'profiles', 'store', 'summary.json', 'table.csv', 'table.md'}
+        'attention.parquet', 'checkpoints', 'config.json', 'examples', 'explanations', 'metrics.jsonl',
+        'predictions.parquet', 'profiles', 'store', 'summary.json', 'table.csv', 'table.md'}
     summary = json.loads((workdir / 'summary.json').read_text())
     assert set(summary['rating']) == {'Frozen LLM', 'LLM directly', 'RecPIE'}
     for figures in summary['rating'].values():
@@ -198,6 +199,10 @@ def test_what_was_learned_is_read_back_and_writes_any_pair_as_the_run_would(unbr
     assert len(written) == 32 and set(split) == {'test'}
     for row in written:
         assert own[row['user_id'], row['item_id'], row['kind']] == (row['text'], row['in_form'])
+    predicted = pq.read_table(task.workdir / 'predictions.parquet').to_pandas().query('split == "test"')
+    scores = api.load(str(task.workdir)).score(predicted['user_id'], predicted['item_id'])
+    np.testing.assert_allclose(scores['RecPIE'], predicted['RecPIE'], atol=1e-5)
+    assert scores['Frozen LLM'].isna().all()  # what it reads is no more in the store
 
 
 # --------------------------------------------------------------------------------------- prompts

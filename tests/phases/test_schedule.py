@@ -66,8 +66,8 @@ def tables(workdir):
 def test_a_run_leaves_what_users_rely_on(unbroken):
     workdir, state = unbroken
     assert {path.name for path in workdir.iterdir()} == {
-        'config.json', 'metrics.jsonl', 'checkpoints', 'explanations', 'predictions.parquet', 'store', 'summary.json',
-        'table.csv', 'table.md'}
+        'config.json', 'metrics.jsonl', 'checkpoints', 'examples', 'explanations', 'predictions.parquet', 'store',
+        'summary.json', 'table.csv', 'table.md'}
     summary = json.loads((workdir / 'summary.json').read_text())
     assert set(summary['ctr']) == {'DeepFM', 'ICL', 'ExpCTR-LLM', 'ExpCTR-Aug'}
     for figures in summary['ctr'].values():

@@ -33,6 +33,7 @@ from xrec_jax.runs.store import COLUMNS
 
 PHASE = 'asked'  # what the store calls the phase that wrote them
 SPLIT = 'asked'  # of a pair that is no example
+WIDTH = 128  # widths of prompts are multiples of this: few of them, since each is compiled
 SMALL = (1, 8)  # sizes of batches below that of the run: a single pair need not wait for a full one
 
 Advance = Callable[[int], object]
@@ -142,7 +143,8 @@ def _write_examples(task, state, settings, asked, split, sampling, advance) -> I
     else:
         profiles, limit = contrast.read_profiles(task, state.profiles), contrast.prompt_limit(task)
         fitted = {kind: contrast.fitted_prompts(task, profiles, asked, kind).ids for kind in task.kinds}
-    width = min(-(-max(len(ids) for of_kind in fitted.values() for ids in of_kind) // 32) * 32, limit)
+    longest = max(len(ids) for of_kind in fitted.values() for ids in of_kind)
+    width = min(-(-longest // WIDTH) * WIDTH, limit)
     keys = pair_keys(task, asked)
     for rows in _batches(len(asked.user), settings.batch_size):
         filled = np.resize(rows, _size(task, len(rows), settings.batch_size))
@@ -161,6 +163,9 @@ def _write_requests(task, state, settings, asked, split, sampling, advance) -> I
     wanted, changes = requests.asked(task, asked), explain_requests.changes(settings)
     most = task.language.model.config.max_position_embeddings - sampling.max_length
     ids, _ = requests.prompts(task, wanted, most, changes)
+    if settings.adapter and settings.adapter not in state.adapters:
+        raise UserError(f'{task.workdir}: the adapter "{settings.adapter}" is not tuned yet; the train command of the run '
+                        'goes on with it.')
     adapter = state.adapters[settings.adapter] if settings.adapter else None
     key, size = jax.random.key(task.seed), settings.batch_size * settings.checkpoint_every
     for step, rows in enumerate(_batches(len(ids), size)):

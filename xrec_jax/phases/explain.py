@@ -5,7 +5,8 @@ scored by the frozen model (ExpCTR eq. 8), and where `encode` says so kept with 
 each example, a positive and a negative one; whether they have the form that was asked for is kept with them.
 
 `explain.writes` says what is written, 'reasons' or one of `OTHERS`: item profiles, or texts that bound what reasons can
-be worth. What the newest phase wrote by user and item goes to the run's store too, for `python -m xrec_jax.explain`.
+be worth. What the newest phase wrote by user and item goes to the run's store too, for `python -m xrec_jax.explain`, and
+what the texts are about to `examples/<phase>.parquet` (`explained`), for `python -m xrec_jax.report`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ from xrec_jax.errors import UserError, nearest
 from xrec_jax.language import generate
 from xrec_jax.language.sampling import SamplingConfig
 from xrec_jax.parallel import distributed, sharding
-from xrec_jax.phases import contrast, explain_bounds, explain_profiles, explain_requests, writing
+from xrec_jax.phases import contrast, explain_bounds, explain_profiles, explain_requests, explained, writing
 from xrec_jax.phases.task import Task
 from xrec_jax.rl import rewards
 from xrec_jax.runs import preemption, progress, store
@@ -62,6 +63,8 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
         writer.finish()
     if distributed.is_main():
         store.publish(task.workdir, writer.path)
+        explained.write(task, phase, {split: np.concatenate([rows for name, rows in batches if name == split])
+                                      for split in settings.splits})
     progress.say(summary(task, phase, settings, writer))
     return state.replace(explanations=state.explanations | {phase: writer.path})
 

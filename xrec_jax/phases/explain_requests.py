@@ -18,7 +18,7 @@ from xrec_jax.errors import UserError, nearest
 from xrec_jax.language import endpoint as endpoints
 from xrec_jax.language import instructions
 from xrec_jax.parallel import distributed
-from xrec_jax.phases import cases, requests, writing
+from xrec_jax.phases import cases, explained, requests, writing
 from xrec_jax.phases.requests import Requests
 from xrec_jax.phases.settings import settings_of
 from xrec_jax.phases.task import Task
@@ -31,8 +31,10 @@ from xrec_jax.runs.summary import update_summary
 def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collections.ConfigDict) -> RunState:
     """Writes an explanation for each of the requests of `settings.requests`."""
     writer = ExplanationWriter(task.workdir, phase)
-    if not writer.finished:
+    if not writer.finished or not explained.path_of(task.workdir, phase).exists():
         wanted = requests.make(task, state, settings.requests)
+        explained.write_requests(task, phase, wanted)
+    if not writer.finished:
         WRITERS[settings.writer](task, state, phase, index, settings, wanted, writer)
         writer.finish()
         if settings.writer != 'recorded':

@@ -4,6 +4,7 @@ Phases count as done once `summary.json` has their seconds. `judge` leaves nothi
 """
 
 import json
+from typing import Any
 
 import ml_collections
 
@@ -20,9 +21,16 @@ def read_config(workdir: files.Path) -> ml_collections.ConfigDict:
     if not path.exists():
         raise UserError(f'{path} does not exist: --workdir should be the folder of a run.')
     try:
-        return ml_collections.ConfigDict(json.loads(path.read_text()))
+        return ml_collections.ConfigDict(_with_tuples(json.loads(path.read_text())))
     except json.JSONDecodeError as error:
         raise UserError(f'{path}, line {error.lineno}: not valid JSON ({error.msg}).') from None
+
+
+def _with_tuples(tree: Any) -> Any:
+    """`tree` with tuples for lists, as configs have them: JSON knows no tuples, and models' settings are hashed."""
+    if isinstance(tree, dict):
+        return {key: _with_tuples(value) for key, value in tree.items()}
+    return tuple(map(_with_tuples, tree)) if isinstance(tree, list) else tree
 
 
 def read_summary(workdir: files.Path) -> dict:

@@ -71,7 +71,7 @@ class Checkpoints:
 def read(directory: files.Path, fresh: Any) -> tuple[int, Any]:
     """(steps done, state) of the newest checkpoint, in the shape of `fresh`, with nothing changed on disk.
 
-    UserError where there is none, or it cannot be read.
+    Of one process alone. UserError where there is none, or it cannot be read.
     """
     if not directory.exists():
         raise UserError(f'{directory} does not exist: the run has lost its checkpoints, or never came to them.')

@@ -1,7 +1,7 @@
 """Watching a run: what is done with each row of metrics beside writing it to `metrics.jsonl`.
 
   recompilations   a warning for a program that is compiled again when its phase has warmed up
-  memory           `peak_memory_gib` in every row, where the backend tells it (not on CPU)
+  memory           `peak_memory_gib` in every row, where the backend tells it (not on CPU), and `peak_memory_gib_host`
   `--tensorboard`  the same rows as TensorBoard's events, in DIR/tensorboard
   `--wandb`        the same rows to a project of Weights & Biases; a run that goes on is gone on with there too
   `--profile`      an XLA trace of some steps of a phase, in DIR/profile
@@ -9,6 +9,8 @@
 
 import json
 import re
+import resource
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 import uuid
@@ -136,3 +138,8 @@ def peak_memory_gib() -> float | None:
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [one['peak_bytes_in_use'] for one in stats if 'peak_bytes_in_use' in one]
     return max(peaks) / 2**30 if peaks else None
+
+
+def peak_host_memory_gib() -> float:
+    """The most memory of the host that this process has held since its start."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == 'darwin' else 2**20)
