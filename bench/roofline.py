@@ -105,8 +105,8 @@ def tune(config: DecoderConfig, params: dict, work: memory.Work) -> float:
     encoded = packing.Encoded(ids, np.arange(work.microbatch + 1) * work.length, np.ones(work.microbatch, np.int32))
     batch = packing.pack(encoded, np.arange(work.microbatch), work.microbatch, work.microbatch, work.length)
     learner = tuning.init_learner(adapter, optimizer)
-    more = 1.0, jax.random.key(0), np.int32(1)
-    step = tuning.tune_step.lower(model, optimizer, params, learner, batch, *more).compile()
+    more = jax.random.key(0), np.int32(1)
+    step = tuning.tune_step.lower(model, optimizer, params, learner, batch, 0.0, *more).compile()
 
     def run():
         nonlocal learner  # what went in is donated
