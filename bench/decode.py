@@ -21,10 +21,8 @@ attention is not halved for causality.
   compile   seconds to compile prefill and decoding together, from shapes alone; nothing read from a cache on disk
 """
 
-import argparse
 import pathlib
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 
@@ -118,16 +116,10 @@ def theirs(args) -> None:
 
 
 def speed(args) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        workers = sides.workers(__file__, args, pathlib.Path(folder), '--shape', args.shape, '--dtype', args.dtype,
-                                '--prompt', str(args.prompt), '--new', str(args.new))
-        try:
-            for batch in args.batches:
-                for line in measure(args, workers, batch):
-                    sides.show(**line)
-        finally:
-            for worker in workers.values():
-                worker.close()
+    with sides.workers(__file__, args, 'prompt', 'new') as workers:
+        for batch in args.batches:
+            for line in measure(args, workers, batch):
+                sides.show(**line)
 
 
 def measure(args, workers: dict[str, sides.Worker], batch: int) -> Iterator[dict]:
@@ -180,28 +172,15 @@ PARTS = {'speed': speed, 'compile': compilation}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--peer', help='a Python that has torch and transformers')
+    parser = sides.options(__doc__, 'torch and transformers')
     parser.add_argument('--only', choices=PARTS, default='speed')
-    parser.add_argument('--shape', choices=sides.SHAPES, default='15m')
-    parser.add_argument('--dtype', choices=sides.DTYPES, default='float32')
     parser.add_argument('--batches', type=int, nargs='+', default=[1, 16, 64])
     parser.add_argument('--prompt', type=int, default=128)
     parser.add_argument('--new', type=int, default=64)
-    parser.add_argument('--rounds', type=int, default=3)
-    parser.add_argument('--worker', choices=('ours', 'theirs', 'save'), help=argparse.SUPPRESS)
-    parser.add_argument('--model', type=pathlib.Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.peer and args.shape != '15m':
-        parser.error('the peer is measured in the shape 15m')
     if args.new < 2:
         parser.error('--new should be at least 2: steps are what is behind the prefill')
-    if args.worker == 'save':
-        sides.save_material(args.model, args.shape)
-    elif args.worker:
-        {'ours': ours, 'theirs': theirs}[args.worker](args)
-    else:
-        PARTS[args.only](args)
+    sides.run(parser, args, ours, theirs, PARTS[args.only])
 
 
 if __name__ == '__main__':

@@ -31,7 +31,6 @@ A JSON line a side: seconds of an iteration, `parts` of it (`write`, of which `p
 time that planning/roofline.py allows over that measured, with peaks measured in the same process (bench/sides.py).
 """
 
-import argparse
 import contextlib
 import os
 import pathlib
@@ -75,10 +74,10 @@ def ours(args) -> None:
     from xrec_jax.runs.progress import Stopwatch
 
     if args.model:
-        config, base = weights.load_model(args.model, remat=args.remat, dtype=jnp.dtype(args.dtype).type)
+        config, base = weights.load_model(args.model, remat=sides.REMAT[args.remat], dtype=jnp.dtype(args.dtype).type)
         lora_config, adapter = peft.load_adapter(args.model / 'adapter', config)
     else:
-        config, base = sides.random_model(args.shape, args.dtype, remat=args.remat)
+        config, base = sides.random_model(args.shape, args.dtype, remat=sides.REMAT[args.remat])
         lora_config = lora.LoraConfig()
         adapter = lora.init_adapter(jax.random.key(1), base, lora_config)
     model = decoder.Decoder(config, lora_config.scale)
@@ -199,13 +198,13 @@ def theirs(args) -> None:
             torch.nn.init.zeros_(self.score.bias)
 
     load = lambda: transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
-    base = load()
+    (kind,), base = args.values, load()
     vocab_size, width = base.config.vocab_size, base.config.hidden_size
     tuned = peft.PeftModel.from_pretrained(base, args.model / 'adapter', is_trainable=True)
-    if args.values == 'shared':
+    if kind == 'shared':
         body = tuned.base_model.model.model
     else:
-        body = load().model.requires_grad_(args.values == 'own')
+        body = load().model.requires_grad_(kind == 'own')
     rewards, values = Evens(), Values(body, width)
     ids = [row.tolist() for row in prompts(args, vocab_size)]
 
@@ -261,7 +260,7 @@ def theirs(args) -> None:
         return clock.answer | clock.told | {'prefill': time.perf_counter() - start}
 
     sides.serve(go=go, about=lambda: sides.versions() | {'peft': peft.__version__, 'trl': trl.__version__,
-                                                         'values': args.values})
+                                                         'values': kind})
 
 
 @contextlib.contextmanager
@@ -304,50 +303,28 @@ def split(line: dict) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--peer', help='a Python that has torch, transformers, peft and trl<1')
-    parser.add_argument('--shape', choices=sides.SHAPES, default='15m')
-    parser.add_argument('--dtype', choices=sides.DTYPES, default='float32')
+    parser = sides.options(__doc__, 'torch, transformers, peft and trl<1')
     parser.add_argument('--rollout', type=int, default=32, help='texts an iteration')
     parser.add_argument('--microbatch', type=int, default=16, help='rows of a pass of the update')
     parser.add_argument('--prompt', type=int, default=128)
     parser.add_argument('--response', type=int, default=64)
     parser.add_argument('--epochs', type=int, default=4)
-    parser.add_argument('--remat', choices=('none', 'projections', 'all'), default='none', help='of ours')
+    parser.add_argument('--remat', choices=sides.REMAT, default='none', help='of ours')
     parser.add_argument('--values', nargs='+', choices=VALUES, default=VALUES, help='where theirs come from')
-    parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--steps', type=int, default=2)
-    parser.add_argument('--worker', choices=('ours', 'theirs', 'save'), help=argparse.SUPPRESS)
-    parser.add_argument('--model', type=pathlib.Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.peer and args.shape != '15m':
-        parser.error('the peer is measured in the shape 15m')
     if args.rollout % args.microbatch:
         parser.error('--microbatch must divide --rollout')
-    if args.worker == 'save':
-        sides.save_material(args.model, args.shape)
-    elif args.worker:
-        args.remat = {'none': False, 'all': True}.get(args.remat, args.remat)
-        args.values = args.values[0]
-        {'ours': ours, 'theirs': theirs}[args.worker](args)
-    else:
-        compare(args)
+    sides.run(parser, args, ours, theirs, compare)
 
 
 def compare(args) -> None:
     """Each kind of values in turn (ours are the same in all), or ours alone."""
     for args.values in args.values if args.peer else ['shared']:
-        with tempfile.TemporaryDirectory() as folder:
-            workers = sides.workers(__file__, args, pathlib.Path(folder), *(
-                f'--{name}={getattr(args, name)}' for name in (
-                    'shape', 'dtype', 'rollout', 'microbatch', 'prompt', 'response', 'epochs', 'remat', 'values',
-                    'steps')))
-            try:
-                for line in report(args, workers):
-                    sides.show(**line)
-            finally:
-                for worker in workers.values():
-                    worker.close()
+        with sides.workers(__file__, args, 'rollout', 'microbatch', 'prompt', 'response', 'epochs', 'remat', 'values',
+                           'steps') as workers:
+            for line in report(args, workers):
+                sides.show(**line)
 
 
 if __name__ == '__main__':
