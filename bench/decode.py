@@ -7,7 +7,9 @@
 Prints a JSON line a measurement. A call of `generate.generate` is a prefill of `--prompt` tokens and `--new` greedy
 tokens a row, no stop token; `tokens_per_second` are new tokens over the seconds of whole calls, prefill among them.
 `ratio` is ours / theirs, the same weights and prompts in the same run (bench/sides.py); `same_tokens` the share of new
-tokens at which both sides agree, up to a row's first difference: random weights have near-ties.
+tokens at which both sides agree, up to a row's first difference: random weights have near-ties. Our weights are
+brought into the form for writing (language/stepping.py) before the calls, as a phase does before its batches;
+`prepare_seconds` says how long that takes.
 
 Roofline of a step: bound = cache / BW + max(weights / BW, 2 B P / peak), over the step's seconds: (call − prefill) /
 (new − 1). weights: bytes of all matrices, of a table of embeddings only where it is the output matrix too; cache: the
@@ -19,10 +21,8 @@ attention is not halved for causality.
   compile   seconds to compile prefill and decoding together, from shapes alone; nothing read from a cache on disk
 """
 
-import argparse
 import pathlib
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 
@@ -36,13 +36,13 @@ def prompts(batch: int, length: int, vocab_size: int):
     return np.random.default_rng(batch).integers(3, vocab_size, (batch, length))
 
 
-def lower(model, params, tokens, mask, max_length: int):
+def lower(model, variables, tokens, mask, max_length: int):
     """`generate` of greedy texts that nothing stops, lowered for such prompts."""
     import jax
     from xrec_jax.language import generate
     from xrec_jax.language.sampling import SamplingConfig
     return generate.generate.lower(
-        model, {'params': params}, tokens, mask, jax.random.key(0),
+        model, variables, tokens, mask, jax.random.key(0),
         sampling=SamplingConfig(max_length=max_length, temperature=0.0), stop_ids=model.config.vocab_size + 1)
 
 
@@ -50,12 +50,17 @@ def ours(args) -> None:
     import jax
     import jax.numpy as jnp
     import numpy as np
-    from xrec_jax.language import decoder, weights
+    from xrec_jax.language import decoder, stepping, weights
     if args.model:
         config, params = weights.load_model(args.model, dtype=jnp.dtype(args.dtype).type)
     else:
         config, params = sides.random_model(args.shape, args.dtype)
     model, states = decoder.Decoder(config), {}
+    prepare = lambda: jax.block_until_ready(stepping.prepared(model, {'params': params}))
+    prepare()  # compiled
+    start = time.perf_counter()
+    variables = prepare()
+    prepare_seconds = time.perf_counter() - start
     projections, head = sides.sizes(config, params)
     itemsize = jnp.dtype(config.dtype).itemsize
     slot = 2 * config.num_layers * config.num_kv_heads * config.head_dim * itemsize
@@ -64,10 +69,10 @@ def ours(args) -> None:
         tokens = jnp.asarray(prompts(batch, args.prompt, config.vocab_size), jnp.int32)
         mask = jnp.ones(tokens.shape, bool)
         start = time.perf_counter()
-        states[batch] = {name: (lower(model, params, tokens, mask, length).compile(), tokens, mask)
+        states[batch] = {name: (lower(model, variables, tokens, mask, length).compile(), tokens, mask)
                          for name, length in (('call', args.new), ('prefill', 1))}
         program = states[batch]['call'][0]
-        return {'compile_seconds': time.perf_counter() - start,
+        return {'compile_seconds': time.perf_counter() - start, 'prepare_seconds': prepare_seconds,
                 'planned_mib': program.memory_analysis().temp_size_in_bytes / 2**20,
                 'weight_bytes': (projections + head) * itemsize,
                 'cache_bytes': batch * (args.prompt + args.new // 2) * slot,
@@ -79,7 +84,7 @@ def ours(args) -> None:
         answer = {}
         for name, (program, tokens, mask) in states[batch].items():
             start = time.perf_counter()
-            out = jax.block_until_ready(program({'params': params}, tokens, mask, jax.random.key(0)))
+            out = jax.block_until_ready(program(variables, tokens, mask, jax.random.key(0)))
             answer[name] = time.perf_counter() - start
             if name == 'call':
                 answer['tokens'] = np.asarray(out.tokens).tolist()
@@ -111,16 +116,10 @@ def theirs(args) -> None:
 
 
 def speed(args) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        workers = sides.workers(__file__, args, pathlib.Path(folder), '--shape', args.shape, '--dtype', args.dtype,
-                                '--prompt', str(args.prompt), '--new', str(args.new))
-        try:
-            for batch in args.batches:
-                for line in measure(args, workers, batch):
-                    sides.show(**line)
-        finally:
-            for worker in workers.values():
-                worker.close()
+    with sides.workers(__file__, args, 'prompt', 'new') as workers:
+        for batch in args.batches:
+            for line in measure(args, workers, batch):
+                sides.show(**line)
 
 
 def measure(args, workers: dict[str, sides.Worker], batch: int) -> Iterator[dict]:
@@ -162,7 +161,7 @@ def compilation(args) -> None:
         tokens = jax.ShapeDtypeStruct((batch, args.prompt), jnp.int32)
         mask = jax.ShapeDtypeStruct(tokens.shape, bool)
         start = time.perf_counter()
-        lowered = lower(decoder.Decoder(config), params, tokens, mask, args.new)
+        lowered = lower(decoder.Decoder(config), {'params': params}, tokens, mask, args.new)
         traced = time.perf_counter() - start
         lowered.compile()
         sides.show(claim='compile', shape=args.shape, dtype=args.dtype, batch=batch, trace_seconds=traced,
@@ -173,28 +172,15 @@ PARTS = {'speed': speed, 'compile': compilation}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--peer', help='a Python that has torch and transformers')
+    parser = sides.options(__doc__, 'torch and transformers')
     parser.add_argument('--only', choices=PARTS, default='speed')
-    parser.add_argument('--shape', choices=sides.SHAPES, default='15m')
-    parser.add_argument('--dtype', choices=sides.DTYPES, default='float32')
     parser.add_argument('--batches', type=int, nargs='+', default=[1, 16, 64])
     parser.add_argument('--prompt', type=int, default=128)
     parser.add_argument('--new', type=int, default=64)
-    parser.add_argument('--rounds', type=int, default=3)
-    parser.add_argument('--worker', choices=('ours', 'theirs', 'save'), help=argparse.SUPPRESS)
-    parser.add_argument('--model', type=pathlib.Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.peer and args.shape != '15m':
-        parser.error('the peer is measured in the shape 15m')
     if args.new < 2:
         parser.error('--new should be at least 2: steps are what is behind the prefill')
-    if args.worker == 'save':
-        sides.save_material(args.model, args.shape)
-    elif args.worker:
-        {'ours': ours, 'theirs': theirs}[args.worker](args)
-    else:
-        PARTS[args.only](args)
+    sides.run(parser, args, ours, theirs, PARTS[args.only])
 
 
 if __name__ == '__main__':

@@ -1,26 +1,27 @@
 """Killing a run at random moments: does it end with the bits of an unbroken one?
 
-    python bench/preemption.py [--rounds 20] [--seed 0] [--workdir DIR]      # some forty minutes on one core
+    python bench/preemption.py [--rounds 20] [--seed 0] [--workdir DIR]      # some fifteen minutes on one core
 
 With --workdir a bench that was stopped goes on with the round it was in.
 
-A whole ExpCTR run (all verbs but `tune`; a random LLaMA of two layers, 7 phases and the judge; tests/phases/small.py)
-is run once unbroken, then `--rounds` times so: in each of its phases in turn it is killed (SIGKILL) at a moment drawn
-evenly over the phase, and the same command goes on. Every round is killed once in every phase, and its end compared
-with the unbroken run: all rows of metrics.jsonl but times, all tables of explanations, summary.json, and the last
-checkpoint of every phase, bit for bit. Prints a JSON line a round: `killed_in`, the phases in which the kills fell (one
-that comes a moment late falls into the next); `differs`, what is not the same (empty: nothing). Exit status 1 if
-anything was. Programs are compiled once, into a cache that all runs share.
+The first half of ExpCTR (all verbs but `tune`; a random LLaMA of two layers, four phases and the judge:
+tests/phases/small.py) is run once unbroken, then `--rounds` times so: in each of its phases in turn it is killed
+(SIGKILL) at a moment drawn evenly over the phase, and the same command goes on. Every round is killed once in every
+phase, and its end compared with the unbroken run: all rows of metrics.jsonl but times, all tables of explanations,
+summary.json, and the last checkpoint of every phase, bit for bit. Prints a JSON line a round: `killed_in`, the phases in
+which the kills fell (one that comes a moment late falls into the next); `differs`, what is not the same (empty:
+nothing); `seconds` of the round. Exit status 1 if anything was. Programs are compiled once, into a cache that all runs
+share, and the processes are forked from one that has imported the packages.
 """
 
 import argparse
 import json
+import multiprocessing
 import os
 import pathlib
 import re
+import runpy
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -38,14 +39,29 @@ from xrec_jax.runs.metrics_writer import OF_THE_PROCESS  # noqa: E402
 PHASE = re.compile(r'^(\d\d-\w+-\w+): ', re.M)
 
 
+# A child begins with what the server of forks has imported, which takes as long as all that a child does.
+FORKS = multiprocessing.get_context('forkserver')
+FORKS.set_forkserver_preload(['xrec_jax.phases.schedule', 'xrec_jax.runs.watch', 'transformers'])
+
+
+def _train(arguments: Sequence[str], log: pathlib.Path) -> None:
+    """`python -m xrec_jax.train ARGUMENTS`, its output into a file."""
+    with log.open('w') as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(ROOT)
+    sys.argv[1:] = arguments
+    runpy.run_module('xrec_jax.train', run_name='__main__', alter_sys=True)
+
+
 class Run:
     """One process of the program, whose output goes to a file."""
 
-    def __init__(self, arguments: Sequence[str], log: pathlib.Path, environment: Mapping[str, str]):
+    def __init__(self, arguments: Sequence[str], log: pathlib.Path):
         self.log = log
-        with log.open('w') as file:
-            self.process = subprocess.Popen([sys.executable, '-m', 'xrec_jax.train', *arguments], cwd=ROOT, stdout=file,
-                                            stderr=subprocess.STDOUT, env={**os.environ, **environment})
+        log.write_text('')
+        self.process = FORKS.Process(target=_train, args=(arguments, log))
+        self.process.start()
 
     @property
     def done(self) -> list[str]:
@@ -55,27 +71,27 @@ class Run:
     def wait_for(self, phase: str | None, seconds: float = 600) -> None:
         """Until `phase` is done, or the data is read (None), or the process has ended."""
         until = time.monotonic() + seconds
-        while self.process.poll() is None and not (phase in self.done if phase else self.log.stat().st_size):
+        while self.process.is_alive() and not (phase in self.done if phase else self.log.stat().st_size):
             if time.monotonic() > until:
                 raise TimeoutError(f'{phase} after {seconds} s: {self.log.read_text()}')
             time.sleep(0.01)
 
-    def kill(self, how: int = signal.SIGKILL) -> int:
-        self.process.send_signal(how)
-        return self.process.wait()
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
 
 
-def phase_seconds(arguments: Sequence[str], log: pathlib.Path, environment: Mapping[str, str]) -> dict[str, float]:
+def phase_seconds(arguments: Sequence[str], log: pathlib.Path) -> dict[str, float]:
     """Runs to the end; how long each phase took, by the moments at which they told of their end."""
-    run, seconds, last = Run(arguments, log, environment), {}, None
+    run, seconds, last = Run(arguments, log), {}, None
     run.wait_for(None)
     last = time.monotonic()
-    while run.process.poll() is None:
+    while run.process.is_alive():
         for phase in run.done:
             if phase not in seconds:
                 seconds[phase], last = time.monotonic() - last, time.monotonic()
         time.sleep(0.01)
-    if run.process.returncode:
+    if run.process.exitcode:
         raise RuntimeError(log.read_text())
     return seconds
 
@@ -127,11 +143,11 @@ def main() -> int:
     options = parser.parse_args()
     folder = options.workdir or pathlib.Path(tempfile.mkdtemp(prefix='preemption-'))
     folder.mkdir(parents=True, exist_ok=True)
-    environment = {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_backend_optimization_level=0',
+    environment = {'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_backend_optimization_level=0',
                    'JAX_COMPILATION_CACHE_DIR': str(folder / 'compiled'),
                    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
                    'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1'}
-    os.environ |= environment
+    os.environ |= environment  # before the server of forks is started, which hands it on
     from tests.phases.small import save_language_model
     model = folder / 'model'
     if not model.exists():
@@ -139,8 +155,8 @@ def main() -> int:
     arguments = lambda name: ['--config', f'tests/phases/small.py:{model}', '--workdir', str(folder / name)]
 
     if not (folder / 'seconds.json').exists():
-        phase_seconds(arguments('compiling'), folder / 'compiling.log', environment)
-        seconds = phase_seconds(arguments('unbroken'), folder / 'unbroken.log', environment)
+        phase_seconds(arguments('compiling'), folder / 'compiling.log')
+        seconds = phase_seconds(arguments('unbroken'), folder / 'unbroken.log')
         (folder / 'seconds.json').write_text(json.dumps(seconds))
     seconds = json.loads((folder / 'seconds.json').read_text())
     unbroken, failed = figures(folder / 'unbroken'), 0
@@ -148,20 +164,21 @@ def main() -> int:
     phases = [None, *seconds]
     done = sum(1 for _ in folder.glob('round-*.json'))
     for number in range(done, options.rounds):
-        killed_in, random = [], np.random.default_rng((options.seed, number))
+        killed_in, random, start = [], np.random.default_rng((options.seed, number)), time.monotonic()
         shutil.rmtree(folder / f'round-{number}', ignore_errors=True)  # of a bench that was stopped
         for before, phase in zip(phases, phases[1:]):
-            run = Run(arguments(f'round-{number}'), folder / 'round.log', environment)
+            run = Run(arguments(f'round-{number}'), folder / 'round.log')
             run.wait_for(before)
             time.sleep(random.uniform(0, seconds[phase]))
-            if run.process.poll() is None:
+            if run.process.is_alive():
                 done = run.done
                 killed_in.append((phases + ['end'])[phases.index(done[-1]) + 1] if done else phases[1])
                 run.kill()
-        phase_seconds(arguments(f'round-{number}'), folder / 'round.log', environment)
+        phase_seconds(arguments(f'round-{number}'), folder / 'round.log')
         differs = differences(unbroken, figures(folder / f'round-{number}'))
         failed += bool(differs)
-        line = json.dumps({'round': number, 'killed_in': killed_in, 'differs': differs})
+        line = json.dumps({'round': number, 'killed_in': killed_in, 'differs': differs,
+                           'seconds': round(time.monotonic() - start, 1)})
         (folder / f'round-{number}.json').write_text(line)
         print(line, flush=True)
     return int(failed > 0)

@@ -12,10 +12,8 @@ FLOPs, for the share of the peak: B S (2 P + 4 L H d S) + 2 B R V D, with S = pr
 parameters of the projections; attention is not halved for causality.
 """
 
-import argparse
 import pathlib
 import sys
-import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
@@ -108,33 +106,17 @@ def report(args, workers: dict[str, sides.Worker], batch: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--peer', help='a Python that has torch and transformers')
-    parser.add_argument('--shape', choices=sides.SHAPES, default='15m')
-    parser.add_argument('--dtype', choices=sides.DTYPES, default='float32')
+    parser = sides.options(__doc__, 'torch and transformers')
     parser.add_argument('--batches', type=int, nargs='+', default=[16])
     parser.add_argument('--prompt', type=int, default=192)
     parser.add_argument('--response', type=int, default=64)
-    parser.add_argument('--rounds', type=int, default=3)
-    parser.add_argument('--worker', choices=('ours', 'theirs', 'save'), help=argparse.SUPPRESS)
-    parser.add_argument('--model', type=pathlib.Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.peer and args.shape != '15m':
-        parser.error('the peer is measured in the shape 15m')
-    if args.worker == 'save':
-        sides.save_material(args.model, args.shape)
-    elif args.worker:
-        {'ours': ours, 'theirs': theirs}[args.worker](args)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            workers = sides.workers(__file__, args, pathlib.Path(folder), '--shape', args.shape, '--dtype', args.dtype,
-                                    '--prompt', str(args.prompt), '--response', str(args.response))
-            try:
-                for batch in args.batches:
-                    report(args, workers, batch)
-            finally:
-                for worker in workers.values():
-                    worker.close()
+    sides.run(parser, parser.parse_args(), ours, theirs, compare)
+
+
+def compare(args) -> None:
+    with sides.workers(__file__, args, 'prompt', 'response') as workers:
+        for batch in args.batches:
+            report(args, workers, batch)
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""What bench/decode.py, bench/tune.py and bench/score.py share: two sides, each in a process of its own, in turns.
+"""What bench/decode.py, tune.py, score.py and ppo.py share: two sides, each in a process of its own, in turns.
 
 The peer (torch, transformers, peft) runs in an interpreter of its own, `--peer`, with the same weights and the same
 tokens. Both processes stay and take turns, so that what else the machine does meets both; figures are medians.
@@ -7,6 +7,9 @@ Rooflines are measured, in the process that is compared with them and on its dev
 (2 GiB on accelerators) as a matrix times a vector, `peak_flops` by products of 2048³ (8192³), the best of six.
 """
 
+import argparse
+from collections.abc import Callable, Iterator
+import contextlib
 import json
 import os
 import pathlib
@@ -14,16 +17,20 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).parents[1]
 SHAPES = {
+    'small': dict(vocab_size=4096, hidden_size=512, intermediate_size=1408, num_layers=6, num_heads=8, num_kv_heads=4,
+                  head_dim=64, max_position_embeddings=1024),
     '15m': dict(vocab_size=32000, hidden_size=288, intermediate_size=768, num_layers=6, num_heads=6, num_kv_heads=6,
                 head_dim=48, tie_word_embeddings=True, max_position_embeddings=2048),
     '8b': dict(vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_layers=32, num_heads=32,
                num_kv_heads=8, head_dim=128, rope_theta=500000.0, max_position_embeddings=8192),
 }
 DTYPES = ('float32', 'bfloat16')
+REMAT = {'none': False, 'projections': 'projections', 'all': True}  # of the config
 
 
 # ------------------------------------------------------------------------------------------- ours
@@ -124,16 +131,48 @@ def environment() -> dict[str, str]:
     return os.environ | {'PYTHONPATH': str(ROOT), 'TRANSFORMERS_VERBOSITY': 'error', 'TOKENIZERS_PARALLELISM': 'false'}
 
 
-def workers(script: str, args, model: pathlib.Path, *common: str) -> dict[str, Worker]:
-    """'ours', and 'theirs' with `args.peer`, for whom random weights are first written to `model`."""
-    if args.peer:  # written by another process: this one holds no device
-        subprocess.run([sys.executable, script, '--worker', 'save', '--model', model, '--shape', args.shape],
-                       check=True, env=environment())
-        common += '--model', str(model)
-    result = {'ours': Worker(sys.executable, script, '--worker', 'ours', *common)}
-    if args.peer:
-        result['theirs'] = Worker(args.peer, script, '--worker', 'theirs', *common)
-    return result
+@contextlib.contextmanager
+def workers(script: str, args, *names: str) -> Iterator[dict[str, Worker]]:
+    """'ours', and 'theirs' with `args.peer`, both with the options `names`, until the context is left.
+
+    Theirs read random weights that are first written to a folder that goes with them.
+    """
+    common = [f'--{name}={getattr(args, name)}' for name in ('shape', 'dtype', *names)]
+    with tempfile.TemporaryDirectory() as folder:
+        if args.peer:  # written by another process: this one holds no device
+            subprocess.run([sys.executable, script, '--worker', 'save', '--model', folder, '--shape', args.shape],
+                           check=True, env=environment())
+            common.append(f'--model={folder}')
+        result = {'ours': Worker(sys.executable, script, '--worker', 'ours', *common)}
+        if args.peer:
+            result['theirs'] = Worker(args.peer, script, '--worker', 'theirs', *common)
+        try:
+            yield result
+        finally:
+            for worker in result.values():
+                worker.close()
+
+
+def options(doc: str, needs: str) -> argparse.ArgumentParser:
+    """The options that all such benches have; `needs`: what the peer's Python must have."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--peer', help=f'a Python that has {needs}')
+    parser.add_argument('--shape', choices=SHAPES, default='15m')
+    parser.add_argument('--dtype', choices=DTYPES, default='float32')
+    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--worker', choices=('ours', 'theirs', 'save'), help=argparse.SUPPRESS)
+    parser.add_argument('--model', type=pathlib.Path, help=argparse.SUPPRESS)
+    return parser
+
+
+def run(parser: argparse.ArgumentParser, args, ours: Callable, theirs: Callable, lead: Callable) -> None:
+    """What `args` asks this process to be: a worker, or the one that leads them."""
+    if args.peer and args.shape != '15m':
+        parser.error('the peer is measured in the shape 15m')
+    if args.worker == 'save':
+        save_material(args.model, args.shape)
+    else:
+        {'ours': ours, 'theirs': theirs, None: lead}[args.worker](args)
 
 
 def save_material(directory: pathlib.Path, shape: str) -> None:
@@ -163,4 +202,11 @@ def median(answers: list[dict], key: str = 'seconds') -> float:
 
 
 def show(**line) -> None:
-    print(json.dumps({key: float(f'{x:.5g}') if isinstance(x, float) else x for key, x in line.items()}), flush=True)
+    print(json.dumps(rounded(line)), flush=True)
+
+
+def rounded(value):
+    """Figures to five digits, in dicts of dicts too."""
+    if isinstance(value, dict):
+        return {name: rounded(part) for name, part in value.items()}
+    return float(f'{value:.5g}') if isinstance(value, float) else value

@@ -26,7 +26,6 @@ above 1, we are faster; `ratio_of_fastest`, of the fastest step of each, says mo
              text     of prompt and reason, from the first token on: titles and histories that nothing foretells
 """
 
-import argparse
 import json
 import os
 import pathlib
@@ -67,10 +66,10 @@ def ours(args):
     from xrec_jax.language import decoder, lora, packing, peft, tuning, weights
 
     if args.model:
-        config, params = weights.load_model(args.model, remat=args.remat, dtype=jnp.dtype(args.dtype).type)
+        config, params = weights.load_model(args.model, remat=sides.REMAT[args.remat], dtype=jnp.dtype(args.dtype).type)
         lora_config, adapter = peft.load_adapter(args.model / 'adapter', config)
     else:
-        config, params = sides.random_model(args.shape, args.dtype, remat=args.remat)
+        config, params = sides.random_model(args.shape, args.dtype, remat=sides.REMAT[args.remat])
         lora_config = lora.LoraConfig()
         adapter = lora.init_adapter(jax.random.key(1), params, lora_config)
     model = decoder.Decoder(config, lora_config.scale)
@@ -176,16 +175,9 @@ def theirs(args):
 
 
 def speed(args) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        workers = sides.workers(__file__, args, pathlib.Path(folder), '--shape', args.shape, '--dtype', args.dtype,
-                                '--rows', str(args.rows), '--tokens', str(args.tokens), '--remat', args.remat,
-                                '--microbatch', str(args.microbatch))
-        try:
-            for case in args.cases:
-                report(args, case, workers)
-        finally:
-            for worker in workers.values():
-                worker.close()
+    with sides.workers(__file__, args, 'rows', 'tokens', 'remat', 'microbatch') as workers:
+        for case in args.cases:
+            report(args, case, workers)
 
 
 def report(args, case: str, workers: dict[str, sides.Worker]) -> None:
@@ -237,33 +229,22 @@ def quality(args) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--peer', help='a Python that has torch, transformers, peft and accelerate')
+    parser = sides.options(__doc__, 'torch, transformers, peft and accelerate')
     parser.add_argument('--only', choices=('speed', 'quality'))
-    parser.add_argument('--shape', choices=sides.SHAPES, default='15m')
-    parser.add_argument('--dtype', choices=sides.DTYPES, default='float32')
     parser.add_argument('--rows', type=int, default=16)
     parser.add_argument('--tokens', type=int, default=256)
     parser.add_argument('--microbatch', type=int, default=0, help='rows of a pass of ours; 0: all, a quarter where packed')
-    parser.add_argument('--remat', choices=('none', 'projections', 'all'), default='projections')
+    parser.add_argument('--remat', choices=sides.REMAT, default='projections')
     parser.add_argument('--cases', nargs='+', choices=CASES, default=CASES)
-    parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--steps', type=int, default=2)
     parser.add_argument('--stories', type=int, default=512)
-    parser.add_argument('--worker', choices=('ours', 'theirs', 'save'), help=argparse.SUPPRESS)
-    parser.add_argument('--model', type=pathlib.Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.peer and args.shape != '15m':
-        parser.error('the peer is measured in the shape 15m')
-    if args.worker == 'save':
-        sides.save_material(args.model, args.shape)
-    elif args.worker:
-        args.remat = {'none': False, 'all': True}.get(args.remat, args.remat)
-        {'ours': ours, 'theirs': theirs}[args.worker](args)
-    else:
-        for name, part in (('speed', speed), ('quality', quality)):
-            if args.only in (None, name):
-                part(args)
+    sides.run(parser, parser.parse_args(), ours, theirs, lead)
+
+
+def lead(args) -> None:
+    for name, part in (('speed', speed), ('quality', quality)):
+        if args.only in (None, name):
+            part(args)
 
 
 if __name__ == '__main__':

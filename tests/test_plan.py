@@ -198,6 +198,18 @@ def test_tuning_counts_four_flops_a_parameter_and_token():
     assert again.compute / step.compute == pytest.approx(1.5, abs=0.02) and step.bound == 'compute'
 
 
+def test_ppo_reads_out_responses_alone():
+    config = shapes.read('llama-3-8b', dtype=jnp.bfloat16)
+    work = memory.Work(batch=32, microbatch=8, prompt=400, response=112)
+    head = config.hidden_size * config.vocab_size
+    tune, update, score = (getattr(roofline, name)(model_on(ONE, config), work, chip('h100')).compute * 989e12
+                           for name in ('tune', 'update', 'score'))
+    assert tune - update == pytest.approx(4 * 8 * 400 * head)  # 2 · 2 FLOPs for each token of a prompt
+    attention = 32 * 512 * 2 * 32 * 4096 * 512
+    met = roofline.parameters(model_on(ONE, config)).met
+    assert score == pytest.approx(2 * 32 * (512 * (met - head) + 112 * head) + attention)
+
+
 def test_more_devices_send_more_and_read_less():
     config = shapes.read('llama-3-8b', dtype=jnp.bfloat16)
     one, eight = (roofline.decode(model_on({'fsdp': n}, config), memory.Work(batch=64), chip('v5e')) for n in (1, 8))
@@ -225,10 +237,11 @@ def test_a_plan_is_printed_without_any_device():
         assert parts['total'] == sum(size for part, size in parts.items() if part != 'total')
 
 
-def test_the_table_is_the_one_in_the_docstring():
+def test_the_table_is_the_one_in_the_documentation():
     done = run('--model=llama-3-8b', '--mesh=fsdp=8', '--chip=v5e')
     assert done.returncode == 0, done.stderr
-    example = ' '.join(plan.__doc__.split())
+    page = pathlib.Path(__file__).parents[1] / 'docs' / 'machines.md'
+    example = ' '.join(page.read_text(encoding='utf-8').split())
     for line in done.stdout.splitlines()[:-2]:
         assert ' '.join(line.split()) in example
 

@@ -1,5 +1,6 @@
 """The paper plan: launch/SCALING.md is what the program computes, and the program what others have worked out."""
 
+import json
 import pathlib
 import re
 
@@ -22,6 +23,20 @@ def test_the_page_has_what_is_computed():
     for reached in ({}, scaling.REACHED):
         assert ' | '.join(scaling.row('llama-3-8b', machine, plan, reached)) in PAGE
     assert scaling.checks() in PAGE
+    if scaling.MEASURED.exists():
+        assert scaling.measured([json.loads(line) for line in scaling.MEASURED.read_text().splitlines()]) in PAGE
+
+
+def test_what_was_measured_stands_beside_what_was_predicted():
+    work = {'batch': 32, 'microbatch': 8, 'prompt': 128, 'response': 64}
+    lines = [{'device': 'cpu'},
+             {'shape': '15m', 'step': 'decode', 'bound': 'memory', 'predicted_ms': 6.0, 'measured_ms': 12.0,
+              'reached': 0.5, **work},
+             {'shape': '15m', 'step': 'update', 'bound': 'compute', 'predicted_ms': 200.0, 'measured_ms': 400.0,
+              'reached': 0.5, **work}]
+    one, other = scaling.measured(lines).splitlines()[2:]
+    assert one == '| 15m: decode, 32 rows of 128 and 64 tokens | 6.0 memory | 10.0 | 12.0 | 50% |'
+    assert other == '| 15m: update, 8 rows of 192 tokens | 200.0 compute | 500.0 | 400.0 | 50% |'
 
 
 def test_a_plan_fits_and_no_other_writes_more():

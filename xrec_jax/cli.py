@@ -7,6 +7,7 @@ Ctrl-C; a traceback and 1 mean a bug of ours.
 
 import contextlib
 import errno
+import pathlib
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,7 @@ def define_run_flags(example: str) -> None:
 def run(main: Callable[[list[str]], Any]) -> None:
     """Runs `main` under absl; does not return."""
     logging.set_verbosity(logging.WARNING)  # orbax tells every file it writes; -v=0 turns that on
+    show_all_flags()
     try:
         app.run(main, flags_parser=parse_flags)
     except UserError as error:
@@ -48,6 +50,18 @@ def run(main: Callable[[list[str]], Any]) -> None:
             raise
         _leave(2, f'error: the disk is full ({error}); free some space and run the same command '
                   'again, it goes on from what was written')
+
+
+def own_flags() -> list[flags.Flag]:
+    """The flags that our modules define, not absl's."""
+    return [flag for module, group in flags.FLAGS.flags_by_module_dict().items()
+            for flag in group if not module.startswith('absl')]
+
+
+def show_all_flags() -> None:
+    """--help tells of the flags of the program's own module: these are all of ours, wherever they are defined."""
+    for flag in own_flags():
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def join_processes() -> None:
@@ -68,10 +82,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         if re.match(r'(no)?\w+\.', error.flagname):
             raise UserError(f'--{error.flagname}: no config to override; give --config=FILE and '
                             'then --config.KEY=VALUE') from error
-        known = [flag.name for module, group in flags.FLAGS.flags_by_module_dict().items()
-                 for flag in group if not module.startswith('absl')]
-        raise UserError(f'unknown flag --{error.flagname}.{nearest(error.flagname, known)}'
-                        ) from error
+        known = [flag.name for flag in own_flags()]
+        raise UserError(f'unknown flag --{error.flagname}.{nearest(error.flagname, known)}') from error
     except flags.Error as error:
         if missing := re.search(r'Flag (--\w+) must have a value other than None', str(error)):
             raise UserError(f'{missing[1]} is required; --help tells more') from error
@@ -93,7 +105,13 @@ def _check_loaded(flag: flags.Flag) -> None:
     try:
         getattr(flag.value, 'keys', None)
     except OSError as error:
-        raise UserError(f'--{flag.name}: cannot read the config file ({error.__cause__})') from error
+        missing = re.search(r"No such file or directory: '(.+)'", str(error))
+        if not missing:
+            raise UserError(f'--{flag.name}: cannot read the config file ({error.__cause__})') from error
+        path = pathlib.Path(missing[1])
+        there = [file.stem for file in path.parent.glob('*.py') if file.stem != '__init__']
+        raise UserError(f'--{flag.name}: there is no file {missing[1]}.{nearest(path.stem, there) if there else ""}'
+                        ) from error
 
 
 def _unknown_key(argv: Sequence[str], error: Exception) -> Exception:

@@ -1,6 +1,7 @@
 """Will it fit, and how fast can it be? Bytes per device and step times, from shapes alone.
 
-python -m xrec_jax.plan --model DIR|NAME [--mesh data=1,fsdp=8,tensor=4] [--chip h100 …] [--batch 64 …] [--format json]
+    python -m xrec_jax.plan --model llama-3-8b --mesh fsdp=8 --chip v5e
+    python -m xrec_jax.plan --model DIR --mesh data=2,tensor=4 --chip h100 --batch 64 --microbatch 16 --format json
 
 1. model: the `config.json` of a directory, or a built-in shape (planning/shapes.py)
 2. mesh: no device is touched, none is needed; sizes that the program would refuse are refused
@@ -8,40 +9,7 @@ python -m xrec_jax.plan --model DIR|NAME [--mesh data=1,fsdp=8,tensor=4] [--chip
    was within a factor of 0.7 to 1.5 of XLA's own figure in total (tests/test_plan.py)
 4. each chip: what is left of its memory, and step times by its rooflines: planning/chips.py, planning/roofline.py
 
-For LLaMA-3-8B on eight chips of TPU v5e, `python -m xrec_jax.plan --model llama-3-8b --mesh fsdp=8 --chip v5e`:
-
-    llama-3-8b: 8.03 billion parameters in bf16, LoRA of rank 8, on 8 device(s): data=1, fsdp=8, tensor=1
-    prompts of 512 tokens, responses of 128; 64 texts at once, microbatches of 8 rows
-
-    GiB on each device
-                     tune   align: write   align: update   explain   judge
-     ──────────────────────────────────────────────────────────────────────
-      weights        1.87           1.87            1.87      1.87    1.87
-      adapter        0.05           0.05            0.05      0.05    0.05
-      optimizer      0.11           0.11            0.11
-      update         0.27                           0.27
-      cache                         0.62                      0.62
-      activations    9.01           0.89            9.28      0.89    1.02
-      total         11.31           3.55           11.58      3.44    2.94
-
-    GiB left, and times at best
-                                  v5e
-     ─────────────────────────────────
-      tune                        3.6
-      align: write               11.4
-      align: update               3.3
-      explain                    11.5
-      judge                      12.0
-      decode, ms          3.03 memory
-      decode, tokens/s         21,134
-      prefill, ms         293 compute
-      prefill, tokens/s       111,809
-      tune, ms            122 network
-      tune, tokens/s           41,918
-
-Read it so: everything fits, with 3.3 of 14.9 GiB to spare where most is needed. A step of tuning waits for the network:
-one row a device is too little work for the matrices that it gathers; with `--microbatch 16 --remat projections` it is
-bound by compute. The fifth verb, `fit`, trains predictors, which need little beside these.
+What comes out of the first, and how to read it: docs/machines.md.
 """
 
 import dataclasses

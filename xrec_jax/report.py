@@ -1,12 +1,11 @@
 """Puts finished runs side by side: mean and spread over their seeds.
 
     python -m xrec_jax.report --workdir runs/a runs/b [runs/c …]                       # a table in the terminal
-    python -m xrec_jax.report --workdir runs/a runs/b --out report.html                # a page with figures
+    python -m xrec_jax.report --workdir runs/a runs/b --out report.html                # a page: figures, explanations
     python -m xrec_jax.report --workdir runs/a runs/b --format markdown [--out FILE]   # or latex: the tables
 """
 
 import json
-import pathlib
 import sys
 
 import numpy as np
@@ -17,18 +16,18 @@ from xrec_jax import cli
 from xrec_jax.errors import UserError
 from xrec_jax.metrics.spread import spread
 from xrec_jax.phases.scorers import SUMMARY, labels
-from xrec_jax.reporting import collect, page
+from xrec_jax.reporting import cards, collect, page
 from xrec_jax.runs import progress
-from xrec_jax.runs.files import write_whole
+from xrec_jax.runs.files import Path, as_path, write_whole
 from xrec_jax.runs.metrics_writer import read_metrics
 
 
 def main(argv: list[str]) -> None:
     del argv
-    workdirs = [pathlib.Path(path).expanduser() for path in flags.FLAGS.workdir]
+    workdirs = [as_path(path) for path in flags.FLAGS.workdir]
     form, out = flags.FLAGS.format, flags.FLAGS.out
     if form or out:
-        write_report(workdirs, form or 'html', out and pathlib.Path(out).expanduser())
+        write_report(workdirs, form or 'html', out and as_path(out), flags.FLAGS.cards)
         return
     summaries = [read_summary(workdir) for workdir in workdirs]
     progress.CONSOLE.print(figures_table(summaries))
@@ -36,11 +35,11 @@ def main(argv: list[str]) -> None:
         progress.say(line)
 
 
-def write_report(workdirs: list[pathlib.Path], form: str, out: pathlib.Path | None) -> None:
+def write_report(workdirs: list[Path], form: str, out: Path | None, most_cards: int = cards.MOST) -> None:
     """Writes the report of `reporting.page` to a file, or to the terminal without one."""
     if form == 'html' and not out:
         raise UserError('--format=html needs --out: the file that is written.')
-    text = page.render(collect.grouped([collect.read_run(workdir) for workdir in workdirs]), form)
+    text = page.render(collect.grouped([collect.read_run(workdir) for workdir in workdirs]), form, most_cards)
     if not out:
         print(text)
         return
@@ -62,7 +61,7 @@ def workdirs_apart(arguments: list[str]) -> list[str]:
     return found
 
 
-def read_summary(workdir: pathlib.Path) -> dict:
+def read_summary(workdir: Path) -> dict:
     """The `summary.json` of a finished run."""
     path = workdir / 'summary.json'
     if not path.exists():
@@ -94,7 +93,7 @@ def figures_table(summaries: list[dict]) -> rich.table.Table:
     return table
 
 
-def lines(summaries: list[dict], workdirs: list[pathlib.Path]) -> list[str]:
+def lines(summaries: list[dict], workdirs: list[Path]) -> list[str]:
     """Differences to the baselines, named attributes, rewards over the phases, and time."""
     def auc(scorer: str) -> np.ndarray:
         return np.array([summary['ctr'][scorer]['test']['auc'] for summary in summaries])
@@ -122,5 +121,6 @@ if __name__ == '__main__':
     flags.DEFINE_multi_string('workdir', None, 'Folders of finished runs.', required=True)
     flags.DEFINE_string('out', '', 'File for the report; without it and --format a table is printed.')
     flags.DEFINE_enum('format', None, page.FORMATS, 'html (of --out by default), or the tables as markdown or latex.')
+    flags.DEFINE_integer('cards', cards.MOST, 'Explanations that the page shows at most; 0: none.', lower_bound=0)
     sys.argv[1:] = workdirs_apart(sys.argv[1:])
     cli.run(main)

@@ -24,7 +24,7 @@ def main(argv: list[str]) -> None:
     # The folder is made last: bad settings leave nothing behind that would refuse the right ones.
     task = make_task(config, files.as_path(directory))
     check_schedule(task)
-    task.metrics.observers += watch.observers(task.workdir, [phase for phase, _, _ in parse(config)])
+    task.metrics.observers += watch.observers(task.workdir, config.to_dict(), [phase for phase, _, _ in parse(config)])
     distributed.main_first(lambda: open_workdir(directory, config))
 
     heartbeat.start(task.workdir)

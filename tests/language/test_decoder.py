@@ -177,7 +177,7 @@ def test_rotation_equals_complex_multiplication():
     positions = rng.integers(0, 300, size=(2, 5))
     frequencies = 10000.0 ** -(np.arange(4) / 4)
     turned = (x[..., :4] + 1j * x[..., 4:]) * np.exp(1j * positions[:, None, :, None] * frequencies)
-    rotated = rotary.rotate(jnp.asarray(x), jnp.asarray(positions), frequencies.astype(np.float32))
+    rotated = rotary.rotate(jnp.asarray(x), *rotary.turns(jnp.asarray(positions), frequencies.astype(np.float32)))
     np.testing.assert_allclose(rotated, np.concatenate([turned.real, turned.imag], axis=-1), atol=1e-4)
 
 

@@ -30,13 +30,18 @@ def variables():
 def test_texts_are_those_of_the_scan(variables):
     tokens = jnp.asarray(np.random.default_rng(0).integers(3, 11, (4, 7)))
     mask = jnp.arange(7) >= jnp.array([[0], [3], [6], [1]])
-    write = lambda unroll: generate.generate(
-        decoder.Decoder(dataclasses.replace(CONFIG, unroll=unroll), 0.5), variables, tokens, mask, jax.random.key(0),
-        sampling=SamplingConfig(max_length=9, temperature=0.7), stop_ids=2)
-    apart, scanned = write(True), write(False)
+
+    def write(unroll, prepare):
+        model = decoder.Decoder(dataclasses.replace(CONFIG, unroll=unroll), 0.5)
+        return generate.generate(model, prepare(model, variables), tokens, mask, jax.random.key(0), num_samples=2,
+                                 sampling=SamplingConfig(max_length=9, temperature=0.7), stop_ids=2)
+
+    as_kept = lambda model, variables: variables
+    apart, scanned = write(True, as_kept), write(False, as_kept)
     np.testing.assert_array_equal(apart.mask, scanned.mask)
     np.testing.assert_array_equal(apart.tokens, scanned.tokens)
     np.testing.assert_allclose(apart.log_probs, scanned.log_probs, atol=2e-4)  # merged: other sums, large weights
+    jax.tree.map(np.testing.assert_array_equal, write(True, stepping.prepared).tokens, apart.tokens)
 
 
 def test_float32_adapters_are_merged_and_others_are_not(variables):

@@ -13,14 +13,17 @@ from ml_collections import ConfigDict
 
 from configs import llmxrec, llmxrec_analyses
 from tests.phases import small
+from xrec_jax import api
 from xrec_jax.data.domains import MOVIES
 from xrec_jax.errors import UserError
 from xrec_jax.language import instructions, sheets
 from xrec_jax.language.instructions import Item, Recommendation
 from xrec_jax.language.material import attribute_examples
-from xrec_jax.phases import explain_requests, requests, schedule, task as tasks, tune
+from xrec_jax.phases import asked, explain_requests, recommending, requests, schedule, task as tasks, tune
+from xrec_jax.phases.settings import settings_of
 from xrec_jax.runs.explanations import ExplanationWriter, read_explanations
 from xrec_jax.runs.parts import PartsWriter
+from xrec_jax.runs.store import Store
 from xrec_jax.runs.workdir import open_workdir
 
 NUM_ROWS = 10  # of recorded explanations
@@ -135,6 +138,25 @@ def test_the_run_explains_and_judges_what_it_should(unbroken):
     speed = summary['pairs']['speed']
     assert speed['questions'] == len(verdicts) + 2 * 4 + 2 * 4  # those of validation and of the held-out pairs too
     assert 0 < speed['tokens'] < speed['tokens_alone']
+
+
+def test_any_pair_has_the_prompt_of_the_runs_own_requests(unbroken, places):
+    state, workdir = unbroken
+    task = tasks.make_task(small_config(places), workdir)
+    own = requests.top1(task, state, settings_of(task.config, 'explain', 'recommended').requests)
+    users, items = (np.array([table.column(0).to_pylist().index(one) for one in ids], np.int32) for table, ids in (
+        (task.dataset.users, own.user_id), (task.dataset.items, own.item_id)))
+    examples, split = asked.examples(task, users, items)
+    assert requests.prompts(task, requests.asked(task, examples), 400) == requests.prompts(task, own, 400)
+    stored = Store(workdir)
+    assert all(stored.find(*pair)[0]['phase'] == '03-explain-recommended' for pair in zip(own.user_id, own.item_id))
+    (rows, best, _), = recommending.best(task, state.predictors['bpr'], users, 1)
+    assert dict(zip(rows.tolist(), best[:, 0].tolist())) == dict(zip(users.tolist(), items.tolist()))
+    lists = api.load(str(workdir)).write_lists(3)
+    assert len(lists) == len(own) and [lists.find(user, 1)[0]['item_id'] for user in own.user_id] == own.item_id
+    two, _ = asked.examples(task, users[:2], items[:2])
+    written = [row for table in asked.write(task, state, two, split[:2]) for row in table.to_pylist()]
+    assert [(row['user_id'], row['item_id']) for row in written] == list(zip(own.user_id, own.item_id))[:2]
 
 
 def test_a_way_of_writing_is_judged_against_a_reference(unbroken):

@@ -58,7 +58,7 @@ def test_explanations_and_questions_go_through_the_chat_template(language_model,
     assert '[user] A customer has provided' in text
     assert plain.language.tokenizer.chat_template is None
     rows = np.arange(8)  # one a device
-    scores = [writing.llm_scores(task, 'test', rows, ['It is good.'] * 8) for task in (plain, chatting)]
+    scores = [writing.llm_scores(task, task.examples['test'].item[rows], ['It is good.'] * 8) for task in (plain, chatting)]
     assert np.abs(scores[0] - scores[1]).max() > 1e-4
 
 

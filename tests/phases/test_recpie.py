@@ -5,6 +5,7 @@ import json
 import shutil
 
 import jax
+import ml_collections
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,14 +13,15 @@ import pytest
 
 from configs import recpie
 from tests.phases.small import resumed, save_language_model, small_recpie, stop_writers
+from xrec_jax import api
 from xrec_jax.data import protocols, tables
 from xrec_jax.data.readers import simulated
 from xrec_jax.errors import UserError
 from xrec_jax.language import chat, prompts
 from xrec_jax.language.prompts import Shown
 from xrec_jax.parallel import mesh as meshes
-from xrec_jax.phases import (align, contrast, explain_bounds, explain_profiles, fit_predictor, judge_attention,
-                             schedule, task as tasks)
+from xrec_jax.phases import (align, asked, contrast, explain, explain_bounds, explain_profiles, fit_predictor,
+                             judge_attention, restoring, schedule, task as tasks, writing)
 from xrec_jax.phases.settings import settings_of
 from xrec_jax.recommenders import training
 from xrec_jax.runs.explanations import newest, read_explanations
@@ -78,8 +80,8 @@ def hand_task(dataset, config, **changes):
 def test_a_run_leaves_its_table_attention_profiles_and_store(unbroken):
     workdir, task, state = unbroken
     assert {path.name for path in workdir.iterdir()} == {
-        'attention.parquet', 'checkpoints', 'config.json', 'explanations', 'metrics.jsonl', 'predictions.parquet',
-        'profiles', 'store', 'summary.json', 'table.csv', 'table.md'}
+        'attention.parquet', 'checkpoints', 'config.json', 'examples', 'explanations', 'metrics.jsonl',
+        'predictions.parquet', 'profiles', 'store', 'summary.json', 'table.csv', 'table.md'}
     summary = json.loads((workdir / 'summary.json').read_text())
     assert set(summary['rating']) == {'Frozen LLM', 'LLM directly', 'RecPIE'}
     for figures in summary['rating'].values():
@@ -99,8 +101,9 @@ def test_the_language_model_asked_directly_says_how_likely_a_yes_is(unbroken):
     np.testing.assert_array_equal(predicted['rating'], task.examples['test'].rating)
     np.testing.assert_allclose(predicted['target'], (task.examples['test'].rating - 1) / 4)
     row, language = 3, task.language
-    prompt, = contrast.contrast_prompts(task, contrast.read_profiles(task, state.profiles), 'test', 'direct',
-                                        np.array([row]), task.examples['test'].past.length[[row]])
+    test = task.examples['test']
+    prompt, = contrast.contrast_prompts(task, contrast.read_profiles(task, state.profiles), test, 'direct',
+                                        np.array([row]), test.past.length[[row]])
     assert 'by answering "Yes." or "No."' in prompt.text
     tokens = np.array(chat.encode(language.tokenizer, [prompt]))
     hidden, _ = language.model.apply(language.variables(None), tokens, np.arange(tokens.size)[None],
@@ -174,6 +177,34 @@ def test_profiles_are_written_once_and_shared_by_a_folder(unbroken, language_mod
     assert again.profiles == state.profiles
 
 
+def test_what_was_learned_is_read_back_and_writes_any_pair_as_the_run_would(unbroken, tmp_path):
+    _, task, state = unbroken
+    again = restoring.restore(task)
+    assert again.profiles == state.profiles and again.explanations == state.explanations
+    jax.tree.map(np.testing.assert_array_equal, (again.adapter, again.soft_prompt), (state.adapter, state.soft_prompt))
+    for name, fitted in state.predictors.items():  # PPO moved the consumers' embeddings in one of them
+        jax.tree.map(np.testing.assert_array_equal, again.predictors[name].params, fitted.params)
+    config = ml_collections.ConfigDict(task.config.to_dict())
+    config.generate.temperature, config.contrast = 0.0, {'splits': ('test',), 'encode': False}
+    greedy = dataclasses.replace(task, config=config, workdir=tmp_path)
+    path = explain.run(greedy, again, '01-explain-contrast', 1, settings_of(config, 'explain', 'contrast')).explanations[
+        '01-explain-contrast']
+    own = {(row['user_id'], row['item_id'], row['kind']): (row['text'], row['in_form'])
+           for row in read_explanations(path).to_pylist()}
+    test = task.examples['test']
+    rows = np.random.default_rng(0).permutation(len(test.user))[:16]
+    examples, split = asked.examples(task, test.user[rows], test.item[rows])
+    written = [row for table in asked.write(task, again, examples, split, writing.sampling_config(task, temperature=0.0))
+               for row in table.to_pylist()]
+    assert len(written) == 32 and set(split) == {'test'}
+    for row in written:
+        assert own[row['user_id'], row['item_id'], row['kind']] == (row['text'], row['in_form'])
+    predicted = pq.read_table(task.workdir / 'predictions.parquet').to_pandas().query('split == "test"')
+    scores = api.load(str(task.workdir)).score(predicted['user_id'], predicted['item_id'])
+    np.testing.assert_allclose(scores['RecPIE'], predicted['RecPIE'], atol=1e-5)
+    assert scores['Frozen LLM'].isna().all()  # what it reads is no more in the store
+
+
 # --------------------------------------------------------------------------------------- prompts
 
 
@@ -182,8 +213,8 @@ def test_prompts_do_not_depend_on_the_targets_label(unbroken):
     profiles = contrast.read_profiles(task, state.profiles)
     test = task.examples['test']
     rows, kept = np.arange(len(test.user)), test.past.length
-    write = lambda: [[prompt.text for prompt in contrast.contrast_prompts(task, profiles, 'test', kind, rows, kept)]
-                     for kind in task.kinds]
+    write = lambda: [[prompt.text for prompt in contrast.contrast_prompts(
+        task, profiles, task.examples['test'], kind, rows, kept)] for kind in task.kinds]
     texts = write()
     task.examples['test'] = dataclasses.replace(test, label=1 - test.label, rating=6 - test.rating)
     try:
@@ -301,12 +332,13 @@ def test_no_reviews_no_times_no_titles_and_users_of_one_event(language_model, tm
     texts = read_explanations(newest(state.explanations, 'frozen')).to_pandas()
     assert (texts.query('user_id == "once"')['kind'].tolist()) == ['positive', 'negative']
     assert np.isfinite(np.asarray(jax.tree.leaves(state.predictors['on_frozen'].params)[0])).all()
-    once = task.examples['train'].user == 5
-    assert once.sum() == 1 and task.examples['train'].past.length[once][0] == 0
-    prompt, = contrast.contrast_prompts(task, task.item_texts, 'train', 'positive', np.flatnonzero(once), np.array([0]))
+    train = task.examples['train']
+    once = train.user == 5
+    assert once.sum() == 1 and train.past.length[once][0] == 0
+    prompt, = contrast.contrast_prompts(task, task.item_texts, train, 'positive', np.flatnonzero(once), np.array([0]))
     assert 'The liked movies: none' in prompt.text
-    no_title, = contrast.contrast_prompts(task, task.item_texts, 'train', 'positive',
-                                          np.flatnonzero(task.examples['train'].item == 0)[:1], np.array([0]))
+    no_title, = contrast.contrast_prompts(task, task.item_texts, train, 'positive',
+                                          np.flatnonzero(train.item == 0)[:1], np.array([0]))
     assert 'movie i0' in no_title.text
 
 

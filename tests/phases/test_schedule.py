@@ -11,6 +11,7 @@ from tests.phases.small import resumed, save_language_model, small_config, stop_
 from xrec_jax.errors import UserError
 from xrec_jax.parallel import mesh as meshes
 from xrec_jax.phases import schedule, task as tasks
+from xrec_jax.runs.compiles import Recompilations
 from xrec_jax.runs.explanations import ExplanationWriter
 from xrec_jax.runs.metrics_writer import OF_THE_PROCESS, read_metrics
 from xrec_jax.runs.workdir import open_workdir
@@ -28,20 +29,29 @@ def one_device(monkeypatch):
     monkeypatch.setattr(meshes, 'make_mesh', lambda sizes: make(sizes, jax.devices()[:1]))
 
 
-def run(config, workdir):
+def run(config, workdir, *observers):
     task = tasks.make_task(config, workdir)
+    task.metrics.observers += observers
     schedule.check_schedule(task)
     open_workdir(str(workdir), config)
     return schedule.run_schedule(task)
 
 
 @pytest.fixture(scope='module')
-def unbroken(language_model, tmp_path_factory):
+def compiled_again():
+    """What the unbroken run has compiled when a phase had warmed up, however little time it took."""
+    return []
+
+
+@pytest.fixture(scope='module')
+def unbroken(language_model, tmp_path_factory, compiled_again):
     workdir = tmp_path_factory.mktemp('runs') / 'unbroken'
     make = meshes.make_mesh
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(meshes, 'make_mesh', lambda sizes: make(sizes, jax.devices()[:1]))
-        return workdir, run(small_config(language_model), workdir)
+        look = Recompilations(warm_up=2, seconds=0)
+        note = lambda phase, step, metrics: compiled_again.extend(look(phase, step))
+        return workdir, run(small_config(language_model), workdir, note)
 
 
 def metrics(workdir):
@@ -56,8 +66,8 @@ def tables(workdir):
 def test_a_run_leaves_what_users_rely_on(unbroken):
     workdir, state = unbroken
     assert {path.name for path in workdir.iterdir()} == {
-        'config.json', 'metrics.jsonl', 'checkpoints', 'explanations', 'predictions.parquet', 'store', 'summary.json',
-        'table.csv', 'table.md'}
+        'config.json', 'metrics.jsonl', 'checkpoints', 'examples', 'explanations', 'predictions.parquet', 'store',
+        'summary.json', 'table.csv', 'table.md'}
     summary = json.loads((workdir / 'summary.json').read_text())
     assert set(summary['ctr']) == {'DeepFM', 'ICL', 'ExpCTR-LLM', 'ExpCTR-Aug'}
     for figures in summary['ctr'].values():
@@ -84,6 +94,29 @@ def test_alignment_moves_the_adapter_and_logs_its_health(unbroken):
     assert rows[0]['kl_k3'] < 1e-6  # a fresh adapter is the reference
     assert rows[-1]['kl_k3'] > 1e-6
     assert [row['compiles'] for row in rows[2:]] == [0, 0]
+
+
+def test_nothing_is_compiled_again_when_a_phase_has_warmed_up(unbroken, compiled_again):
+    workdir, _ = unbroken
+    steps = {phase: sum(row['phase'] == phase for row in metrics(workdir))
+             for phase in ('01-explain-icl', '02-fit-ids', '03-align-lc', '04-explain-corpus', '05-fit-aug',
+                           '06-align-ic', '07-explain-final')}
+    assert min(steps.values()) > 2, steps  # each was looked at
+    assert compiled_again == []
+
+
+def test_writing_logs_its_speed_and_utilisation(unbroken):
+    workdir, _ = unbroken
+    rows = read_metrics(workdir / 'metrics.jsonl', '07-explain-final')
+    table = tables(workdir)['07-explain-final']
+    assert [row['step'] for row in rows] == sorted(set(table['step'].to_pylist()))
+    for row in rows:
+        mine = table.filter(np.equal(table['step'].to_numpy(), row['step']))
+        assert row['response_length'] == pytest.approx(mine['num_tokens'].to_numpy().mean())
+        assert row['truncation_rate'] == mine['truncated'].to_numpy(zero_copy_only=False).mean()
+        seconds = row['seconds_generate'] + row['seconds_score']
+        assert row['tokens_per_second'] == pytest.approx(mine['num_tokens'].to_numpy().sum() / seconds)
+        assert row['tflops_per_device'] > 0
 
 
 def test_a_run_that_is_stopped_in_each_phase_ends_with_the_same_bits(unbroken, language_model, tmp_path, monkeypatch):

@@ -5,17 +5,17 @@ import functools
 import math
 
 import chex
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from xrec_jax.data import protocols
 from xrec_jax.errors import UserError
 from xrec_jax.metrics import ctr
+from xrec_jax.parallel import mesh as meshes, sharding
 from xrec_jax.recommenders import fields as fields_lib
 from xrec_jax.recommenders import training
 from xrec_jax.recommenders.deepfm import DeepFM
@@ -129,27 +129,37 @@ def test_the_same_key_gives_the_same_bits_and_another_key_others():
 def test_eight_devices_train_like_one():
     if jax.device_count() < 8:
         pytest.skip('needs eight devices')
-    mesh = jax.make_mesh((4, 2), ('data', 'tensor'), axis_types=(AxisType.Auto,) * 2)
-    rules = [('vocab', 'tensor'), ('mlp', 'tensor'), ('embed', None)]
-    one = training.init_state(MODEL, CONFIG, FIELDS, jax.random.key(0))
-    many = jax.device_put(one, nn.logical_to_mesh_sharding(
-        training.state_specs(MODEL, CONFIG, FIELDS), mesh, rules))
-    assert not many.params['embedding'].sharding.is_fully_replicated
-    rows = (TRAIN_TEXT, VALID_TEXT)
-    spread = jax.device_put(rows, NamedSharding(mesh, PartitionSpec(('data', 'tensor'))))
-    fields = jax.device_put(FIELDS, NamedSharding(mesh, PartitionSpec()))
-    one, metrics = training.run_epoch(MODEL, CONFIG, FIELDS, one, *rows)
-    many, spread_metrics = training.run_epoch(MODEL, CONFIG, fields, many, *spread)
-    for name in metrics:
-        np.testing.assert_allclose(spread_metrics[name], metrics[name], atol=1e-5)
+    mesh = meshes.make_mesh({'data': 2, 'fsdp': 2, 'tensor': 2})
+    config, told = dataclasses.replace(CONFIG, epochs=2), []
+    one = training.init_state(MODEL, config, FIELDS, jax.random.key(0))
+    placed = sharding.param_shardings(training.abstract_state(MODEL, config, FIELDS), mesh)
+    many = sharding.put(one, placed)
+    rows = FIELDS.vocab_size // 2
+    for table in (many.params['embedding'], many.opt_state[0].mu['embedding'], many.best_params['embedding']):
+        assert {shard.data.shape[0] for shard in table.addressable_shards} == {rows}
+    note = lambda state, metrics: told.append(metrics)
+    one, many = (training.fit(MODEL, config, FIELDS, TRAIN_TEXT, VALID_TEXT, state=state, on_epoch=note, mesh=where)
+                 for state, where in ((one, None), (many, mesh)))
+    assert many.params['embedding'].sharding == placed.params['embedding']  # it has stayed where it was
+    for ours, theirs in zip(told[2:], told[:2]):
+        for name in theirs:
+            np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5)
     scores = [training.predict(MODEL, jax.device_get(state.params), FIELDS, TEST_TEXT)
               for state in (one, many)]
     np.testing.assert_allclose(scores[1], scores[0], atol=1e-5)
 
 
+def test_a_batch_is_split_over_the_mesh():
+    mesh = meshes.make_mesh({'data': 2, 'fsdp': 2}, jax.devices()[:4])
+    state = jax.eval_shape(lambda: training.init_state(MODEL, CONFIG, FIELDS, jax.random.key(0)))
+    text = training._run_epoch.lower(MODEL, dataclasses.replace(CONFIG.program, mesh=mesh), CONFIG.rates, FIELDS,
+                                     state, TRAIN_TEXT, VALID_TEXT).as_text()
+    assert '[{"data", "fsdp"}' in text
+
+
 def test_specs_name_the_axes_of_every_table_and_kernel():
     specs = training.state_specs(MODEL, CONFIG, FIELDS)
-    assert specs.params['embedding'] == PartitionSpec('vocab', 'embed')
+    assert specs.params['embedding'] == PartitionSpec('ids', None)
     assert specs.params['mlp_0']['kernel'] == PartitionSpec('embed', 'mlp')
     moments = specs.opt_state[0].mu
     assert jax.tree.all(jax.tree.map(lambda a, b: a == b, moments, specs.params,

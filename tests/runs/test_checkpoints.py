@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from xrec_jax.errors import UserError
 from xrec_jax.language import decoder, lora
 from xrec_jax.language.config import DecoderConfig
 from xrec_jax.parallel import mesh as meshes, sharding
 from xrec_jax.rl import update
+from xrec_jax.runs import checkpoints as on_disk
 from xrec_jax.runs.checkpoints import Checkpoints
 
 
@@ -26,6 +28,20 @@ def test_the_newest_state_comes_back_whole(tmp_path):
     assert step == 3 and int(restored['step']) == 3
     np.testing.assert_array_equal(restored['params']['w'], np.full((8, 2), 3.0))
     assert jax.random.key_data(restored['key']).tolist() == jax.random.key_data(jax.random.key(3)).tolist()
+
+
+def test_reading_changes_nothing_even_where_a_state_is_damaged(tmp_path):
+    with pytest.raises(UserError, match='does not exist'):
+        on_disk.read(tmp_path / 'c', state(0.0))
+    with Checkpoints(tmp_path / 'c') as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state(float(step)))
+    before = sorted(tmp_path.rglob('*'))
+    step, restored = on_disk.read(tmp_path / 'c', state(0.0))
+    assert step == 2 and int(restored['step']) == 2 and sorted(tmp_path.rglob('*')) == before
+    with pytest.raises(UserError, match='2 is damaged or of another version'):
+        on_disk.read(tmp_path / 'c', {'other': jnp.zeros(3)})
+    assert sorted(tmp_path.rglob('*')) == before
 
 
 def test_a_state_goes_on_with_another_mesh(tmp_path):

@@ -94,6 +94,21 @@ def test_a_workdir_lies_on_a_disk_or_in_a_bucket(place):
     assert (workdir / 'adapters' / 'x' / 'weights').read_bytes() == b'1'
 
 
+def test_files_that_grow_are_sent_again_and_others_are_not(place, monkeypatch):
+    written, write_whole = [], files.write_whole
+    monkeypatch.setattr(files, 'write_whole', lambda path, *more: (written.append(path.name), write_whole(path, *more)))
+    folder = files.as_path(place) / 'tensorboard'
+    local, send = files.mirror(folder)
+    (local / 'deep').mkdir(parents=True)
+    (local / 'deep' / 'same').write_text('a')
+    for content in ('b', 'bc'):
+        (local / 'events').write_text(content)
+        send()
+    send()
+    assert (folder / 'events').read_text() == 'bc' and (folder / 'deep' / 'same').read_text() == 'a'
+    assert written == ([] if local == folder else ['same', 'events', 'events'])
+
+
 def write_steps(place, *steps, rewind=None):
     writer = PartsWriter(files.as_path(place) / 'explanations' / 'p.parquet', SCHEMA)
     if rewind is not None:

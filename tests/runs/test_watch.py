@@ -1,5 +1,7 @@
 """What is said of a run's rows of metrics: recompilations, traces, TensorBoard."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -56,7 +58,7 @@ def test_observers_see_each_row(tmp_path, capsys):
     writer.write('p', 1, {'loss': jnp.float32(2)})
     again(jnp.ones(4))
     writer.write('p', 2, {'loss': 1})
-    assert seen == [('p', 1, {'loss': 2.0}), ('p', 2, {'loss': 1.0})]
+    assert [(phase, step, row['loss']) for phase, step, row in seen] == [('p', 1, 2.0), ('p', 2, 1.0)]
     assert 'warning: p, step 2: ' in capsys.readouterr().out
 
 
@@ -89,7 +91,7 @@ def test_a_profile_that_cannot_be_is_refused(tmp_path, wanted, message):
 
 
 def test_tensorboard_gets_the_rows(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__('sys').modules, 'tensorboardX', None)
+    monkeypatch.setitem(sys.modules, 'tensorboardX', None)
     with pytest.raises(UserError, match='pip install tensorboardX'):
         watch.tensorboard(tmp_path)
     monkeypatch.undo()
@@ -99,6 +101,41 @@ def test_tensorboard_gets_the_rows(tmp_path, monkeypatch):
     writer.write('fit', 1, {'loss': 0.5})
     (events,) = (tmp_path / 'tensorboard').iterdir()
     assert b'fit/loss' in events.read_bytes()
+
+
+class Wandb:
+    """What of the package `wandb` is used."""
+
+    def __init__(self):
+        self.began, self.rows, self.axes = [], [], []
+
+    def init(self, **settings):
+        self.began.append(settings)
+        return self
+
+    def define_metric(self, name, step_metric):
+        self.axes.append((name, step_metric))
+
+    def log(self, row):
+        self.rows.append(row)
+
+
+def test_weights_and_biases_gets_the_rows_and_a_run_goes_on_there(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'wandb', None)
+    with pytest.raises(UserError, match='pip install wandb'):
+        watch.weights_and_biases('p', tmp_path, {})
+    monkeypatch.setitem(sys.modules, 'wandb', fake := Wandb())
+    for first in (1, 3):  # the second is the same command again
+        writer = MetricsWriter(tmp_path)
+        writer.observers.append(watch.weights_and_biases('project', tmp_path, {'seed': 0}))
+        assert len(fake.began) == first // 2  # nothing is sent before there is something
+        for step in (first, first + 1):
+            writer.write('fit', step, {'loss': jnp.float32(step)})
+    assert [(row['fit/step'], row['fit/loss']) for row in fake.rows] == [(step, float(step)) for step in (1, 2, 3, 4)]
+    assert fake.axes == [('fit/*', 'fit/step')] * 2
+    one, two = fake.began
+    assert one == two and one['project'] == 'project' and one['resume'] == 'allow' and one['config'] == {'seed': 0}
+    assert one['name'] == tmp_path.name and one['dir'] == str(tmp_path) and len(one['id']) == 12
 
 
 def test_utilisation_counts_four_parameters_a_tuned_token():

@@ -105,20 +105,21 @@ def run(path: pathlib.Path, dataset: str, out: pathlib.Path, workdirs: Sequence[
             men, women = PAPER.get(name, (float('nan'), float('nan')))
             row |= {'paper: men': men, 'paper: women': women, 'paper: difference': women - men}
         rows.append(row)
-    output.write(out, 'length', rows, _draw(rows))
+    output.write(out, 'length', rows, draw(rows))
     return rows
 
 
-def _draw(rows: Sequence[Mapping]) -> matplotlib.figure.Figure:
+def draw(rows: Sequence[Mapping]) -> matplotlib.figure.Figure:
+    """Table 4: words for men and women by 'generator', with the difference and its p."""
     (figure, (axes,)), place = output.new_figure(width=7), np.arange(len(rows))
-    for shift, who, colour in ((-0.2, 'men', 'tab:blue'), (0.2, 'women', 'tab:orange')):
+    for shift, who, colour in ((-0.2, 'men', output.COLOURS[0]), (0.2, 'women', output.COLOURS[1])):
         axes.bar(place + shift, [row[who] for row in rows], 0.4, label=who, color=colour)
     for at, row in zip(place, rows):
         axes.annotate(f'{row["difference"]:+.2f}\np = {row["p"]:.2g}', (at, max(row['men'], row['women'])),
                       ha='center', va='bottom', fontsize='small')
     axes.set(xticks=place, ylabel='words of an explanation', ylim=(0, 1.2 * max(max(r['men'], r['women']) for r in rows)))
     axes.set_xticklabels([row['generator'] for row in rows], fontsize='small')
-    axes.legend(loc='lower right')
+    figure.legend(loc='outside upper right', ncols=2)
     return figure
 
 

@@ -11,7 +11,9 @@ import rich.table
 from xrec_jax.runs import progress
 from xrec_jax.runs.files import write_whole
 
-COLOURS = ('tab:blue', 'tab:orange', 'tab:green', 'tab:red', 'tab:purple', 'tab:brown')
+# Legible on white and on near-black alike (`reporting` draws on either): contrast of at least 3 with both.
+COLOURS = ('#3b7dd8', '#d9722e', '#2f9e58', '#c2508f', '#8a6fd1', '#8c7a1f')
+GREY = '#808690'
 
 Row = Mapping[str, Any]
 

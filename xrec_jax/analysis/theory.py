@@ -179,7 +179,7 @@ def _draw(rows: Sequence[dict]) -> matplotlib.figure.Figure:
     for axes, part, x in ((left, 'by n', 'n'), (middle, 'by p', 'p')):
         points = [row for row in rows if row['part'] == part]
         at = [row[x] for row in points]
-        for name, colour in (('lasso', 'tab:orange'), ('oracle', 'tab:blue')):
+        for name, colour in (('lasso', output.COLOURS[1]), ('oracle', output.COLOURS[0])):
             axes.errorbar(at, [row[name] for row in points], [row[f'{name} std'] for row in points], color=colour,
                           marker='o', capsize=3, label={'lasso': 'lasso, S* unknown', 'oracle': 'least squares on S*'}[name])
             scale = points[-1][name] / points[-1][f'rate of {name}']
@@ -191,8 +191,8 @@ def _draw(rows: Sequence[dict]) -> matplotlib.figure.Figure:
         axes.legend(fontsize='small')
     points = [row for row in rows if row['part'] == 'environments']
     at = [row['environments'] for row in points]
-    right.plot(at, [row['EILLS finds S*'] for row in points], color='tab:blue', marker='o', label='EILLS')
-    right.plot(at, [row['lasso finds S*'] for row in points], color='tab:orange', marker='o', label='lasso, pooled')
+    right.plot(at, [row['EILLS finds S*'] for row in points], color=output.COLOURS[0], marker='o', label='EILLS')
+    right.plot(at, [row['lasso finds S*'] for row in points], color=output.COLOURS[1], marker='o', label='lasso, pooled')
     right.set(xlabel='environments', ylabel='share of trials that find S*', ylim=(-0.05, 1.05), xticks=at)
     right.legend(fontsize='small')
     return figure

@@ -120,14 +120,14 @@ def draw(found: Mapping) -> matplotlib.figure.Figure:
     """Figure 4: each example, the deciles, the line."""
     figure, (axes,) = output.new_figure()
     fitted, points = found['line'], found['deciles']
-    axes.scatter(found['x'], found['y'], s=4, alpha=0.2, color='tab:gray', linewidths=0)
+    axes.scatter(found['x'], found['y'], s=6, alpha=0.4, color=output.GREY, linewidths=0)
     axes.errorbar([row['uncertainty'] for row in points], [row['gain'] for row in points],
-                  [row['standard error'] for row in points], color='tab:blue', marker='o', linestyle='', capsize=3,
+                  [row['standard error'] for row in points], color=output.COLOURS[0], marker='o', linestyle='', capsize=3,
                   label='tenths of the examples')
     ends = np.array([0.0, 1.0])
-    axes.plot(ends, fitted['intercept'] + fitted['slope'] * ends, color='tab:orange',
+    axes.plot(ends, fitted['intercept'] + fitted['slope'] * ends, color=output.COLOURS[1],
               label=f'slope {fitted["slope"]:.3f}, p = {fitted["p"]:.2g}')
-    axes.axhline(0, color='tab:gray', linewidth=0.8)
+    axes.axhline(0, color=output.GREY, linewidth=0.8)
     axes.set(xlabel='uncertainty of the prediction (scaled)', ylabel=f'{found["ours"]} nearer than {found["baseline"]} by')
     axes.legend(fontsize='small')
     return figure

@@ -59,8 +59,8 @@ def draw(table: Sequence[Mapping], metric: str = 'rmse') -> matplotlib.figure.Fi
     figure, (axes,) = output.new_figure()
     places = range(len(table))
     axes.errorbar([row[metric] for row in table], places, xerr=[row.get(f'{metric} std', 0) for row in table],
-                  color='tab:blue', marker='o', linestyle='', capsize=3)
-    axes.axvline(table[0][metric], color='tab:gray', linewidth=0.8)
+                  color=output.COLOURS[0], marker='o', linestyle='', capsize=3)
+    axes.axvline(table[0][metric], color=output.GREY, linewidth=0.8)
     axes.set(xlabel=f'test {metric.upper()}', yticks=list(places), yticklabels=[row['variant'] for row in table])
     axes.invert_yaxis()
     return figure

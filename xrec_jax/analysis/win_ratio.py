@@ -13,6 +13,7 @@ Verdicts are those of `metrics.pairwise`. `N` instructions (users).
 import pathlib
 from collections.abc import Mapping, Sequence
 
+import matplotlib.figure
 import numpy as np
 import numpy.typing as npt
 import scipy.stats
@@ -50,25 +51,28 @@ def against_reference(verdicts: Mapping[str, npt.ArrayLike], samples: int = 1000
 
 
 def write(folder: pathlib.Path, name: str, rows: Sequence[output.Row], reference: str, condition: str) -> None:
-    """<name>.csv and <name>.png of rows with 'condition' and the figures of `against_reference`.
+    """<name>.csv and <name>.png of rows with 'condition' and the figures of `against_reference`."""
+    output.write(folder, name, rows, draw(rows, reference, condition))
 
-    Conditions that are numbers lie on an axis, with the reference at 0.5 among them; others stand beside each other.
-    """
+
+def draw(rows: Sequence[output.Row], reference: str, condition: str) -> matplotlib.figure.Figure:
+    """Figure 3 or 4: conditions that are numbers lie on an axis, with the reference at 0.5 among them; others stand
+    beside each other."""
     figure, (axes,) = output.new_figure(width=6)
     number = all(row['condition'].replace('.', '', 1).isdigit() for row in rows)
     at = np.array([float(row['condition']) if number else place for place, row in enumerate(rows)])
     ratio = np.array([row['win_ratio'] for row in rows])
     error = np.abs(np.array([[row['low'], row['high']] for row in rows]).T - ratio)
-    axes.axhline(0.5, color='grey', linestyle=':')
-    axes.errorbar(at, ratio, error, marker='o', capsize=3, linestyle='none' if not number else '-', color='tab:blue')
+    axes.axhline(0.5, color=output.GREY, linestyle=':')
+    axes.errorbar(at, ratio, error, marker='o', capsize=3, linestyle='none' if not number else '-', color=output.COLOURS[0])
     if number:
-        axes.plot(float(reference), 0.5, marker='s', color='grey')
+        axes.plot(float(reference), 0.5, marker='s', color=output.GREY)
         axes.set(xticks=sorted([*at, float(reference)]))
     else:
         axes.set(xlim=(-0.5, len(rows) - 0.5), xticks=at)
         axes.set_xticklabels([row['condition'] for row in rows])
     axes.set(xlabel=condition, ylabel=f'win ratio over {reference}, both orders', ylim=(-0.02, 1.02))
-    output.write(folder, name, rows, figure)
+    return figure
 
 
 def _mean(values: np.ndarray, samples: int, seed: int, level: float) -> dict[str, float]:

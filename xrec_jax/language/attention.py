@@ -5,6 +5,8 @@ d head dim. The cache is head-major, [layers, B, K, T, d]: each head's keys lie 
 attends several times faster on CPU than sequence-major.
 """
 
+from collections.abc import Callable
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -26,6 +28,10 @@ class Cache:
         pad = [(0, 0)] * (self.k.ndim - 2) + [(0, num_slots), (0, 0)]
         return Cache(jnp.pad(self.k, pad), jnp.pad(self.v, pad))
 
+    def repeated(self, count: int) -> 'Cache':
+        """The same cache with each row `count` times, one after the other."""
+        return Cache(jnp.repeat(self.k, count, axis=-4), jnp.repeat(self.v, count, axis=-4))
+
     def updated(self, k: jax.Array, v: jax.Array, layer: jax.Array, slot: jax.Array) -> 'Cache':
         """With keys and values [B, kv heads, S, head dim] of `layer` written from `slot` on."""
         return Cache(_write(self.k, k, layer, slot), _write(self.v, v, layer, slot))
@@ -36,6 +42,11 @@ class Cache:
             return self.k, self.v
         return (jax.lax.dynamic_index_in_dim(self.k, layer, keepdims=False),
                 jax.lax.dynamic_index_in_dim(self.v, layer, keepdims=False))
+
+
+def by_layer(change: Callable[[Cache], Cache], cache: Cache | tuple[Cache, ...]) -> Cache | tuple[Cache, ...]:
+    """`change` of a cache of all layers, or of each of a tuple of one for each layer."""
+    return tuple(map(change, cache)) if isinstance(cache, tuple) else change(cache)
 
 
 def _write(cache: jax.Array, new: jax.Array, layer: jax.Array, slot: jax.Array) -> jax.Array:

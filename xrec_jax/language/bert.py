@@ -241,8 +241,7 @@ def load_bert(directory: str | os.PathLike, **overrides) -> tuple[BertConfig, di
                             f'asks for {shape}.')
         return tensors[name]
 
-    width, names = config.hidden_size, DISTILBERT_LAYER
-    prefix = 'transformer.layer'
+    names, prefix = DISTILBERT_LAYER, 'transformer.layer'
     if config.model_type == 'bert':
         names, prefix = BERT_LAYER, 'encoder.layer'
 

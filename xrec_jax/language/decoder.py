@@ -21,12 +21,12 @@ import jax
 import jax.numpy as jnp
 
 from xrec_jax.errors import UserError
-from xrec_jax.language import flash
+from xrec_jax.language import flash, rotary
 from xrec_jax.language.attention import Cache, attend
 from xrec_jax.language.config import DecoderConfig
 from xrec_jax.language.experts import SparseFeedForward
 from xrec_jax.language.projection import PROJECTION, Projection
-from xrec_jax.language.quantize import HEAD_SCALE
+from xrec_jax.language.quantize import HEAD, HEAD_SCALE
 from xrec_jax.language.rotary import rope_frequencies, rotate
 from xrec_jax.parallel.sharding import constrain, constrain_residual, look_up, spread_kv_heads
 
@@ -75,7 +75,7 @@ class Attention(nn.Module):
     lora_dropout: float
 
     @nn.compact
-    def __call__(self, x, positions, sight, cache, layer, slot):
+    def __call__(self, x, turns, sight, cache, layer, slot):
         """x [B, S, D] → [B, S, D] and (k, v) of these positions, or the cache with them written."""
         config = self.config
         batch, length, _ = x.shape
@@ -94,9 +94,8 @@ class Attention(nn.Module):
             q = project('q_proj', config.num_heads, 'heads')
             k = project('k_proj', config.num_kv_heads, 'kv_heads')
             v = project('v_proj', config.num_kv_heads, 'kv_heads')
-        if config.positions == 'rotary':
-            frequencies = rope_frequencies(config)
-            q, k = (rotate(y, positions, frequencies, config.rotary_interleaved) for y in (q, k))
+        if turns is not None:
+            q, k = (rotate(y, *turns, config.rotary_interleaved) for y in (q, k))
         k, v = spread_kv_heads(k, config.mesh), spread_kv_heads(v, config.mesh)
         if cache is None:
             written = Cache(k, v)
@@ -147,12 +146,12 @@ class Block(nn.Module):
     lora_dropout: float
 
     @nn.compact
-    def __call__(self, carry, layer, positions, sight, slot):
+    def __call__(self, carry, layer, turns, sight, slot):
         x, cache = carry
         config = self.config
         norm = lambda name: NORMS[config.norm](config.rms_norm_eps, config.dtype, name=name)
         attended, written = Attention(config, self.lora_scale, self.lora_dropout, name='self_attn')(
-            norm('input_layernorm')(x), positions, sight.of_layer(layer, config.first_window_layer), cache, layer, slot
+            norm('input_layernorm')(x), turns, sight.of_layer(layer, config.first_window_layer), cache, layer, slot
         )
         decoding = cache is not None and x.shape[1] == 1
         x = constrain_residual(x + attended, config.mesh, decoding)
@@ -210,8 +209,8 @@ class Decoder(nn.Module):
             T = K + S, or the cache's length. Or, of whole sequences, int [B, K + S], the segment of each slot:
             a query sees those of its own segment alone; 0 is padding. Or bool [B, K + S, T], exactly the slots
             that each query sees.
-          cache: None for whole sequences; else the `Cache` to read and to write at `slot`; or a tuple of one for
-            each layer, where the variables are those of `stepping.separate`.
+          cache: None for whole sequences; else the `Cache` to read and to write at `slot`. Where the variables are
+            those of `stepping.separate`, a tuple of one for each layer, here and in what is returned.
           slot: int scalar, first slot that `tokens` occupy in the cache.
           prefix_embeddings: float [B, K, D], soft prompts before the tokens (RecPIE), or None.
           key_positions: int [B, T], position of what each slot of the cache holds, these tokens among
@@ -234,22 +233,23 @@ class Decoder(nn.Module):
                                 f'{config.max_position_embeddings} positions; shorten the prompts or the responses.')
             x = x + jnp.take(self.embed_positions, positions, axis=0).astype(config.dtype)
         x = constrain_residual(x, config.mesh, cache is not None and x.shape[1] == 1)
+        turns = rotary.turns(positions, rope_frequencies(config)) if config.positions == 'rotary' else None
         sight = self._sight(x.shape[1], positions, mask, cache, slot, key_positions)
-        if isinstance(cache, tuple):
-            x, written = self._one_by_one(x, positions, sight, cache, slot)
+        if isinstance(self.variables['params'].get('layers'), tuple):
+            x, written = self._one_by_one(x, turns, sight, cache or (None,) * config.num_layers, slot)
             return self.norm(x), written
-        (x, carried), written = self.layers((x, cache), jnp.arange(config.num_layers), positions, sight, slot)
+        (x, carried), written = self.layers((x, cache), jnp.arange(config.num_layers), turns, sight, slot)
         return self.norm(x), written if cache is None else carried
 
-    def _one_by_one(self, x, positions, sight, caches, slot):
-        """The layers of variables that `stepping.separate` took apart, each with its cache."""
+    def _one_by_one(self, x, turns, sight, caches, slot):
+        """The layers of variables that `stepping.separate` took apart, each with its cache or None."""
         block = Block(self.config, self.lora_scale, self.lora_dropout, parent=None)
         layers = {name: tree['layers'] for name, tree in self.variables.items() if 'layers' in tree}
         written = []
         for layer, cache in enumerate(caches):
             variables = {name: of_each[layer] for name, of_each in layers.items()}
-            (x, cache), _ = block.apply(variables, (x, cache), layer, positions, sight, slot)
-            written.append(cache)
+            (x, carried), of_sequence = block.apply(variables, (x, cache), layer, turns, sight, slot)
+            written.append(of_sequence if cache is None else carried)
         return x, tuple(written)
 
     def _sight(self, length, positions, mask, cache, slot, key_positions):
@@ -277,7 +277,8 @@ class Decoder(nn.Module):
     def logits(self, hidden):
         """hidden [..., D] → logits float32 [..., V]."""
         head, scale = self.head()
-        head = head.T if self.config.tie_word_embeddings else head
+        if self.config.tie_word_embeddings:  # `stepping.with_head` has it transposed already
+            head = self.get_variable('params', HEAD).astype(head.dtype) if self.has_variable('params', HEAD) else head.T
         one_token = hidden.ndim == 2  # of each row: then the states travel, not the matrix
         if one_token:
             hidden = constrain_residual(hidden, self.config.mesh, decoding=True)

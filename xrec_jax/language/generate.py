@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from xrec_jax.language import stepping
-from xrec_jax.language.attention import Cache
+from xrec_jax.language.attention import Cache, by_layer
 from xrec_jax.language.decoder import Decoder, positions_of
 from xrec_jax.language.sampling import SamplingConfig, next_token
 from xrec_jax.rl.ppo import response_mask
@@ -65,7 +65,8 @@ def generate(
     """Writes `num_samples` responses to each prompt.
 
     Args:
-      variables: `{'params': base}`, with `'lora': adapter` to write with an adapter.
+      variables: `{'params': base}`, with `'lora': adapter` to write with an adapter; or `stepping.prepared` of these,
+        which saves time where several batches are written.
       tokens, mask: int [B, P], bool [B, P], padded on the left.
       key: one of all responses, or [B · num_samples], one of each; token t is drawn with `fold_in(key, t)`.
       stop_ids: one stop token, or a tuple of several.
@@ -83,22 +84,21 @@ def generate(
         prefix = prefix_embeddings.shape[1]
         mask = jnp.concatenate([jnp.ones((batch, prefix), bool), mask], axis=1)
         width += prefix
+    variables = stepping.prepare(model, variables)
     hidden, cache = model.apply(variables, jnp.where(token_mask, tokens, 0), positions_of(mask), mask,
                                 prefix_embeddings=prefix_embeddings)
     hidden = hidden[:, -1:]
     if num_samples > 1:
         tokens, token_mask, mask, hidden = jax.tree.map(
             lambda x: jnp.repeat(x, num_samples, axis=0), (tokens, token_mask, mask, hidden))
-        cache = jax.tree.map(lambda x: jnp.repeat(x, num_samples, axis=1), cache)
+        cache = by_layer(lambda cache: cache.repeated(num_samples), cache)
         batch *= num_samples
     # Slots behind the current one are hidden by causality, so they may count as real from the start.
     visible = jnp.concatenate([mask, jnp.ones((batch, length), bool)], axis=1)
     prompt_length = mask.sum(axis=1)
 
-    stepped, cache = stepping.prepare(model, variables, cache.grown(length))
-
     def draw(hidden, t, seen):
-        logits = model.apply(stepped, hidden[:, -1], method='logits')
+        logits = model.apply(variables, hidden[:, -1], method='logits')
         held_back = None
         if sampling.min_length > 1:
             held_back = (t + 1 < sampling.min_length) & jnp.isin(jnp.arange(logits.shape[-1]), stops)
@@ -109,7 +109,7 @@ def generate(
 
     def step(loop):
         t = loop.t
-        hidden, cache = model.apply(stepped, loop.token[:, None], (prompt_length + t - 1)[:, None], visible,
+        hidden, cache = model.apply(variables, loop.token[:, None], (prompt_length + t - 1)[:, None], visible,
                                     loop.cache, width + t - 1)
         token, log_prob = draw(hidden, t, loop.seen)
         return _Loop(t + 1, loop.tokens.at[:, t].set(token), loop.log_probs.at[:, t].set(log_prob), token,
@@ -121,7 +121,8 @@ def generate(
         t=jnp.int32(1),
         tokens=jnp.zeros((batch, length), jnp.int32).at[:, 0].set(token),
         log_probs=jnp.zeros((batch, length), jnp.float32).at[:, 0].set(log_prob),
-        token=token, ended=jnp.isin(token, stops), cache=cache, seen=with_token(seen, token)))
+        token=token, ended=jnp.isin(token, stops), cache=by_layer(lambda cache: cache.grown(length), cache),
+        seen=with_token(seen, token)))
     mask, truncated, _ = response_mask(loop.tokens, stop_ids)
     return Responses(tokens=loop.tokens, mask=mask, truncated=truncated, log_probs=loop.log_probs)
 

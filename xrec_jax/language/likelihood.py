@@ -16,7 +16,7 @@ def token_log_probs(hidden: jax.Array, head: jax.Array, targets: jax.Array, bias
       targets: int [B, T]; bias, scale: float [V] or None.
     """
     chex.assert_rank([hidden, targets], [3, 2])
-    (batch, length), width = targets.shape, hidden.shape[-1]
+    batch, length = targets.shape
     chunk = min(length, max(1, CHUNK // batch))
     steps = -(-length // chunk)
     pad = steps * chunk - length

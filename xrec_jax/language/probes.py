@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xrec_jax.language import choices, decoder, generate, stories, tokenizers, tuning
+from xrec_jax.language import choices, decoder, generate, stepping, stories, tokenizers, tuning
 from xrec_jax.language.decoder import Decoder
 from xrec_jax.language.sampling import SamplingConfig
 from xrec_jax.metrics import attributes, ctr
@@ -79,10 +79,10 @@ def write_reasons(model: Decoder, params: dict, tokenizer, held_out: list[storie
     """One reason for each story, drawn from the model."""
     ids = tokenizers.encode_prompts(tokenizer, [story.explain_prompt for story in held_out])
     tokens, mask = tokenizers.pad(ids, -(-max(map(len, ids)) // 32) * 32, 'left')
-    texts = []
+    texts, variables = [], stepping.prepared(model, {'params': params})
     for start in range(0, len(ids), 64):
         responses = generate.generate(
-            model, {'params': params}, jnp.asarray(tokens[start:start + 64]), jnp.asarray(mask[start:start + 64]),
+            model, variables, jnp.asarray(tokens[start:start + 64]), jnp.asarray(mask[start:start + 64]),
             jax.random.fold_in(key, start), sampling=sampling, stop_ids=tokenizer.eos_token_id)
         texts += tokenizers.decode_responses(tokenizer, np.asarray(responses.tokens), np.asarray(responses.lengths))
     return texts

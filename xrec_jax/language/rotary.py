@@ -39,15 +39,20 @@ def rope_frequencies(config: 'DecoderConfig') -> np.ndarray:
     return (frequency * (kept + (1 - kept) / scaling.factor)).astype(np.float32)
 
 
-def rotate(x: jax.Array, positions: jax.Array, frequencies: np.ndarray, interleaved: bool = False) -> jax.Array:
-    """Rotates the first dims of x [B, heads, S, d], two for each frequency, by its positions [B, S].
+def turns(positions: jax.Array, frequencies: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine float32 [B, 1, S, n] of the angles of positions [B, S] at n frequencies: once for all layers."""
+    # float32 throughout: bfloat16 rounds position 257 to 256.
+    angles = positions[:, None, :, None].astype(jnp.float32) * frequencies
+    # Without the barrier XLA computes them anew in each layer, head and use.
+    return jax.lax.optimization_barrier((jnp.cos(angles), jnp.sin(angles)))
+
+
+def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array, interleaved: bool = False) -> jax.Array:
+    """Rotates the first dims of x [B, heads, S, d], two for each frequency, by the angles of `turns`.
 
     Pairs are (i, i + n) of the n frequencies, or (2 i, 2 i + 1) where `interleaved`; dims behind them stay.
     """
-    # float32 throughout: bfloat16 rounds position 257 to 256.
-    angles = positions[:, None, :, None].astype(jnp.float32) * frequencies
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
-    turned, kept = jnp.split(x, [2 * len(frequencies)], axis=-1)
+    turned, kept = jnp.split(x, [2 * cos.shape[-1]], axis=-1)
     turned = turned.astype(jnp.float32)
     if interleaved:
         first, second = turned[..., ::2], turned[..., 1::2]

@@ -31,7 +31,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from xrec_jax.errors import UserError
-from xrec_jax.language.attention import Cache
+from xrec_jax.language import stepping
+from xrec_jax.language.attention import Cache, by_layer
 from xrec_jax.language.decoder import Decoder, positions_of
 from xrec_jax.language.generate import Responses, keys_at, seen_tokens, with_token
 from xrec_jax.language.sampling import SamplingConfig, next_token
@@ -44,7 +45,7 @@ NOTHING = -1  # request of a free row; position of a slot that a row may not see
 class Slots:
     """B rows at work on the device, over a ring of T cache slots."""
 
-    cache: Cache  # [layers, B, kv heads, T, d]
+    cache: Cache | tuple[Cache, ...]  # [layers, B, kv heads, T, d], or of each layer
     positions: jax.Array  # int32 [B, T], of the token that a slot holds, or NOTHING
     slot: jax.Array  # int32 [], of the ring, that the next step writes
     steps: jax.Array  # int32 [], done so far
@@ -151,6 +152,7 @@ def stream(
     if mesh is not None:
         sharding.check_batch('num_slots', num_slots, mesh)
         sharding.check_batch('prefill_size', prefill_size, mesh)
+    variables = stepping.prepared(model, variables)
     settings = dict(model=model, sampling=sampling, stop_ids=stop_ids)
     state = _empty(variables, key, num_slots=num_slots, width=tokens.shape[1], **settings)
     underway = collections.deque()
@@ -197,8 +199,8 @@ def _empty(variables, key, *, model, sampling, stop_ids, num_slots, width) -> Sl
     ring = width + sampling.max_length
 
     def zeros(shape):
-        layers, _, heads, _, head_dim = shape.shape
-        return jnp.zeros((layers, num_slots, heads, ring, head_dim), shape.dtype)
+        *layers, _, heads, _, head_dim = shape.shape
+        return jnp.zeros((*layers, num_slots, heads, ring, head_dim), shape.dtype)
 
     rows = lambda dtype, *shape: jnp.zeros((num_slots, *shape), dtype)
     seen = None if sampling.repetition_penalty == 1 else rows(bool, model.config.vocab_size)
@@ -241,7 +243,7 @@ def _refill(variables, state, tokens, mask, index, key, *, model, sampling, stop
 
     empty = ring - width
     seen_at = jnp.pad(jnp.where(mask, positions, NOTHING), [(0, 0), (0, empty)], constant_values=NOTHING)
-    grown = jax.tree.map(lambda x: rolled(x, 3), cache.grown(empty))
+    grown = jax.tree.map(lambda x: rolled(x, -2), by_layer(lambda cache: cache.grown(empty), cache))
     new = Slots(
         cache=None, positions=rolled(seen_at, 1), slot=state.slot, steps=state.steps, request=index,
         key=keys_at(jnp.broadcast_to(key, (group,)), index), prompt_length=mask.sum(axis=1),
@@ -255,7 +257,7 @@ def _refill(variables, state, tokens, mask, index, key, *, model, sampling, stop
         return old.at[rows].set(new, unique_indices=True) if old.ndim else old
 
     kept = jax.tree.map(put, state.replace(cache=None), new)
-    cache = jax.tree.map(lambda old, new: old.at[:, rows].set(new, unique_indices=True), state.cache, grown)
+    cache = jax.tree.map(lambda old, new: old.at[..., rows, :, :, :].set(new, unique_indices=True), state.cache, grown)
     return _constrained(model, kept.replace(cache=cache)), ended
 
 
@@ -281,5 +283,6 @@ def _constrained(model: Decoder, state: Slots) -> Slots:
     """Rows split over the batch axes of the model's mesh, the cache also by its heads."""
     mesh = model.config.mesh
     rows = lambda x: sharding.constrain(x, ('batch', *[None] * (x.ndim - 1)) if x.ndim else (), mesh)
-    cache = jax.tree.map(lambda x: sharding.constrain(x, (None, 'batch', 'kv_heads', None, None), mesh), state.cache)
+    axes = ('batch', 'kv_heads', None, None)
+    cache = jax.tree.map(lambda x: sharding.constrain(x, (None,) * (x.ndim - 4) + axes, mesh), state.cache)
     return jax.tree.map(rows, state.replace(cache=None)).replace(cache=cache)

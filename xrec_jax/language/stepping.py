@@ -1,12 +1,12 @@
-"""The form in which weights and cache are given to a loop of decoding steps.
+"""The form of the weights in which texts are written.
 
 As a model is kept, its layers are stacked, and a scan over them compiles in a time that does not grow with them. XLA on
 CPU copies what a scan cuts out of the stacks, each matrix and each layer's cache, at every step: a third to a half of a
-small model's time. There the layers are taken apart once, before the loop, and a step writes them out one by one.
-Elsewhere nothing changes.
+small model's time. There the layers are taken apart once, and prefill and steps write them out one by one, each with a
+cache of its own. Elsewhere nothing changes.
 
   `unrolled`   whether to take the layers apart
-  `prepare`    variables and cache for `model.apply` with one new token a row
+  `prepare`    variables as `generate` and `slots` want them; `prepared`: the same, compiled, before many batches
 """
 
 import math
@@ -16,10 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from xrec_jax.language import flash, quantize
-from xrec_jax.language.attention import Cache
 from xrec_jax.language.decoder import Decoder
 
-COPIED = 2**30  # bytes of layers at most that are held a second time
+COPIED = 2**30  # bytes at most that are held a second time
 JOINED = {('layers', 'self_attn', 'qkv_proj'): ('q_proj', 'k_proj', 'v_proj'),
           ('layers', 'mlp', 'gate_up_proj'): ('gate_proj', 'up_proj')}
 MOST_LAYERS = 40  # written out, each is compiled
@@ -31,16 +30,23 @@ def unrolled(model: Decoder, variables: dict) -> bool:
     if config.unroll is not None:
         return config.unroll
     alone = config.mesh is None or config.mesh.size == 1
-    size = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(variables['params']['layers']))
+    copied = variables['params']['layers'], variables['params']['embed_tokens'] if config.tie_word_embeddings else ()
+    size = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(copied))
     return alone and flash.platform(config.mesh) == 'cpu' and size <= COPIED and config.num_layers <= MOST_LAYERS
 
 
-def prepare(model: Decoder, variables: dict, cache: Cache) -> tuple[dict, Cache | tuple[Cache, ...]]:
-    """Variables and cache for steps: as they are, or by layers where `unrolled` says so."""
-    if not unrolled(model, variables):
-        return variables, cache
-    layers = range(model.config.num_layers)
-    return separate(model, variables), tuple(jax.tree.map(lambda x: x[layer], cache) for layer in layers)
+def prepare(model: Decoder, variables: dict) -> dict:
+    """The variables `separate` where `unrolled` says so and they are not yet; else as they are."""
+    return separate(model, variables) if _to_separate(model, variables) else variables
+
+
+def prepared(model: Decoder, variables: dict) -> dict:
+    """`prepare` compiled: once for all batches that are written with these variables, not once in each."""
+    return _separate(model, variables) if _to_separate(model, variables) else variables
+
+
+def _to_separate(model: Decoder, variables: dict) -> bool:
+    return not isinstance(variables['params']['layers'], tuple) and unrolled(model, variables)
 
 
 def separate(model: Decoder, variables: dict) -> dict:
@@ -48,10 +54,23 @@ def separate(model: Decoder, variables: dict) -> dict:
 
     Adapters are merged where that rounds nothing, and matrices that multiply the same put side by side.
     """
-    variables = joined(merged(model, variables))
+    variables = with_head(model, joined(merged(model, variables)))
     take = lambda tree, layer: jax.tree.map(lambda x: x[layer], tree)
     return {name: tree | {'layers': tuple(take(tree['layers'], layer) for layer in range(model.config.num_layers))}
             for name, tree in variables.items()}
+
+
+_separate = jax.jit(separate, static_argnames='model')
+
+
+def with_head(model: Decoder, variables: dict) -> dict:
+    """The variables with the embeddings a second time, transposed, where they are the output matrix too.
+
+    A product over the rows of [D, V] takes two thirds of the time of one over the columns of [V, D].
+    """
+    if not model.config.tie_word_embeddings:
+        return variables
+    return variables | {'params': variables['params'] | {quantize.HEAD: variables['params']['embed_tokens'].T}}
 
 
 def merged(model: Decoder, variables: dict) -> dict:

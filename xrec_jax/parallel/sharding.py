@@ -47,6 +47,7 @@ RULES = {
     'positions': None,
     'users': 'fsdp',
     'items': 'fsdp',
+    'ids': 'fsdp',  # rows of a predictor's one table: users, items, values of their fields
     # The residual stream, [rows, sequence, width].
     'rows': ('data', 'fsdp'),
     'width': None,
@@ -102,6 +103,11 @@ def param_shardings(abstract_params: Any, mesh: AnyMesh, units: Mapping[str, int
         return NamedSharding(mesh, partition(names, shape[:len(names)], mesh, units=units))
 
     return jax.tree.map(sharding, abstract_params, is_leaf=_is_box)
+
+
+def stacked(shardings: Any) -> Any:
+    """Of arrays of several seeds [S, ...], which lie as those of one seed do."""
+    return jax.tree.map(lambda one: NamedSharding(one.mesh, PartitionSpec(None, *one.spec)), shardings)
 
 
 def learner_shardings(tree: Any, abstract_params: Any, mesh: AnyMesh, units: Mapping[str, int] | None = None) -> Any:

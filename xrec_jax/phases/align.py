@@ -36,7 +36,7 @@ from xrec_jax.phases.task import Task
 from xrec_jax.planning import utilisation
 from xrec_jax.recommenders import recpie, training
 from xrec_jax.rl import ppo, rewards, update
-from xrec_jax.runs import preemption, progress
+from xrec_jax.runs import checkpoints, files, preemption, progress
 from xrec_jax.runs.checkpoints import Checkpoints
 from xrec_jax.runs.compiles import num_compiles
 from xrec_jax.runs.explanations import ExplanationWriter
@@ -46,7 +46,7 @@ from xrec_jax.runs.state import RunState
 
 def lc_rewards(task: Task, state: RunState, settings, rows, texts) -> tuple[np.ndarray, dict]:
     """R_LC (eq. 9) [B], with the columns to keep."""
-    scores = writing.llm_scores(task, 'train', rows, texts)
+    scores = writing.llm_scores(task, task.examples['train'].item[rows], texts)
     raw = rewards.lc_reward(task.examples['train'].label[rows], scores)
     vector = writing.encode(task, texts) if settings.encode else None
     return np.asarray(raw), {'llm_score': scores, 'vector': vector}
@@ -87,8 +87,9 @@ def pair_rewards(task: Task, state: RunState, settings, rows, texts) -> tuple[np
                           for k in range(len(task.kinds))]) if settings.credit != 'shared' else (
         jnp.zeros((len(task.kinds), count)))
     raw = np.asarray(rewards.pair_credit(both, left_out, settings.credit)).reshape(-1)
+    items = task.examples['train'].item[rows]
     columns = {'llm_score': [None] * len(texts), 'vector': vector,
-               'in_form': np.concatenate([contrast.in_form(task, 'train', kind, rows, of_kind) for kind, of_kind in
+               'in_form': np.concatenate([contrast.in_form(task, kind, items, of_kind) for kind, of_kind in
                                           zip(task.kinds, np.reshape(np.array(texts, object), (len(task.kinds), -1)))])}
     if settings.baseline == 'without_text' and settings.credit == 'shared':
         columns['baseline'] = np.tile(np.asarray(reward(None)), len(task.kinds))
@@ -106,29 +107,10 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
     Raises UserError where the loss is no longer finite; what was saved before is sound.
     """
     key = jax.random.fold_in(jax.random.key(task.seed), index)
-    # The optimizer starts afresh with each phase: its moments belong to another reward.
-    params = {'lora': state.adapter, 'value_head': state.value_head}
-    if state.adapter is None:
-        params['lora'] = lora.init_adapter(key, task.language.params, task.language.lora)
-    if state.value_head is None:
-        params['value_head'] = policy.init_value_head(task.language.model.config.hidden_size)
-    consumers = consumer_table(task, state, settings)
-    if consumers is not None:
-        params['projection'] = state.soft_prompt['projection'] if state.soft_prompt else soft_prompt.init(
-            consumers.shape[1], task.config.soft_prompt.tokens, first_embedding(task))
-        if task.config.soft_prompt.tune_embeddings:
-            params['consumers'] = consumers
-    update_config = update.UpdateConfig(**settings.learner.to_dict())
-    model = task.language.model.config
-    learner = sharding.place_learner({
-        'params': params,
-        'opt_state': update.make_optimizer(update_config).init(params),
-        'kl_coef': jnp.float32(settings.kl_coef),
-    }, abstract_params(model), task.mesh, model.units)
-
+    learner, consumers = first_learner(task, state, settings, key)
     writer = ExplanationWriter(task.workdir, phase, split=len(task.kinds) == 1)
-    with Checkpoints(task.workdir / 'checkpoints' / phase) as checkpoints:
-        done, learner = checkpoints.restore(learner)
+    with Checkpoints(task.workdir / 'checkpoints' / phase) as saved:
+        done, learner = saved.restore(learner)
         total = settings.iterations
         if done < total or not writer.finished:
             writer.rewind(done)
@@ -144,19 +126,57 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
                     stop = preemption.requested()
                     if stop or iteration % settings.checkpoint_every == 0 or iteration == total:
                         writer.flush(iteration)
-                        checkpoints.save(iteration, learner)
+                        saved.save(iteration, learner)
                     if stop:
                         preemption.leave(phase, iteration)
             writer.finish()
     progress.say(summary(task, phase, settings))
-    params = learner['params']
+    return learned(task, state, settings, learner['params'], consumers, phase, writer.path)
+
+
+def restored(task: Task, state: RunState, phase: str, index: int, settings: ml_collections.ConfigDict) -> RunState:
+    """The state after a phase that is done, from what it has on disk, which stays as it is."""
+    key = jax.random.fold_in(jax.random.key(task.seed), index)
+    fresh, consumers = first_learner(task, state, settings, key)
+    _, learner = checkpoints.read(task.workdir / 'checkpoints' / phase, fresh)
+    return learned(task, state, settings, learner['params'], consumers, phase,
+                   task.workdir / 'explanations' / f'{phase}.parquet')
+
+
+def first_learner(task: Task, state: RunState, settings: ml_collections.ConfigDict, key: jax.Array
+                  ) -> tuple[dict, jax.Array | None]:
+    """The learner before the first iteration, on the mesh, and `consumer_table`."""
+    # The optimizer starts afresh with each phase: its moments belong to another reward.
+    params = {'lora': state.adapter, 'value_head': state.value_head}
+    if state.adapter is None:
+        params['lora'] = lora.init_adapter(key, task.language.params, task.language.lora)
+    if state.value_head is None:
+        params['value_head'] = policy.init_value_head(task.language.model.config.hidden_size)
+    consumers = consumer_table(task, state, settings)
+    if consumers is not None:
+        params['projection'] = state.soft_prompt['projection'] if state.soft_prompt else soft_prompt.init(
+            consumers.shape[1], task.config.soft_prompt.tokens, first_embedding(task))
+        if task.config.soft_prompt.tune_embeddings:
+            params['consumers'] = consumers
+    update_config = update.UpdateConfig(**settings.learner.to_dict())
+    model = task.language.model.config
+    return sharding.place_learner({
+        'params': params,
+        'opt_state': update.make_optimizer(update_config).init(params),
+        'kl_coef': jnp.float32(settings.kl_coef),
+    }, abstract_params(model), task.mesh, model.units), consumers
+
+
+def learned(task: Task, state: RunState, settings: ml_collections.ConfigDict, params: dict, consumers: jax.Array | None,
+            phase: str, path: files.Path) -> RunState:
+    """The state with what the phase has learned, and its explanations in `path`."""
     if consumers is not None:
         tuned = params.get('consumers', consumers)
         state = state.replace(soft_prompt={'projection': params['projection'], 'consumers': tuned})
         if 'consumers' in params:
             state = with_consumers(task, state, settings.predictor, tuned)
     return state.replace(adapters=state.adapters | {'policy': params['lora']}, value_head=params['value_head'],
-                         explanations=state.explanations | {phase: writer.path})
+                         explanations=state.explanations | {phase: path})
 
 
 def consumer_table(task: Task, state: RunState, settings: ml_collections.ConfigDict) -> jax.Array | None:
@@ -351,7 +371,11 @@ def constrainer(mesh: jax.sharding.Mesh) -> Callable:
 def score(model: Decoder, base: dict, params: dict, inputs: dict, *, temperature: float, num_chunks: int,
           reference: dict | None = None) -> dict:
     """Log-probs of policy and reference (the base model, or it with the adapter `reference`, without soft prompts), and
-    values, all [B, R], `B / num_chunks` rows at a time."""
+    values, all [B, R], `B / num_chunks` rows at a time.
+
+    One program and one copy of the weights, but two forward passes: from the first layer on an adapter changes what the
+    next one reads. Log-probs and values of the policy come from one pass.
+    """
     frozen = {'params': base} | ({} if reference is None else {'lora': reference})
 
     def chunk(inputs):

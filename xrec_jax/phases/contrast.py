@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from xrec_jax.data import tables
+from xrec_jax.data.protocols import Examples
 from xrec_jax.language import chat, forms, prompts, tokenizers
 from xrec_jax.language.prompts import Prompt, Shown
 from xrec_jax.phases.task import Task
@@ -52,17 +53,9 @@ def contrast_of(task: Task, state: RunState) -> Contrast:
 
 @functools.lru_cache(maxsize=2)
 def _contrast(task: Task, path: files.Path | None) -> Contrast:
-    profiles = read_profiles(task, path)
-    limit = task.language.model.config.max_position_embeddings - task.config.generate.max_length
-    limit -= task.soft_tokens
-
-    def fit(split: str, kind: str) -> chat.Fitted:
-        begin = task.language.tokenizer(begins(task, kind), add_special_tokens=False)['input_ids']
-        write = lambda rows, kept: [ids + begin for ids in chat.encode(
-            task.language.tokenizer, contrast_prompts(task, profiles, split, kind, rows, kept))]
-        return chat.fit(write, task.examples[split].past.length, limit)
-
-    fitted = {split: {kind: fit(split, kind) for kind in task.kinds} for split in task.examples}
+    profiles, limit = read_profiles(task, path), prompt_limit(task)
+    fitted = {split: {kind: fitted_prompts(task, profiles, examples, kind) for kind in task.kinds}
+              for split, examples in task.examples.items()}
     longest = max(len(ids) for of_split in fitted.values() for one in of_split.values() for ids in one.ids)
     contrast = Contrast(fitted, min(-(-longest // 32) * 32, limit))
     for split, lost in contrast.shortened().items():
@@ -72,10 +65,23 @@ def _contrast(task: Task, path: files.Path | None) -> Contrast:
     return contrast
 
 
-def contrast_prompts(task: Task, profiles: Sequence[str], split: str, kind: str, rows: np.ndarray, kept: np.ndarray
-                     ) -> list[Prompt]:
-    """The prompts of some examples, each with its newest `kept` history items. No label goes in."""
-    examples, shown = task.examples[split], _shown(task, tuple(profiles))
+def prompt_limit(task: Task) -> int:
+    """Tokens that a prompt may have."""
+    return task.prompt_limit - task.soft_tokens
+
+
+def fitted_prompts(task: Task, profiles: Sequence[str], examples: Examples, kind: str) -> chat.Fitted:
+    """The prompts of a kind of any examples, with as much of their histories as the context holds."""
+    begin = task.language.tokenizer(begins(task, kind), add_special_tokens=False)['input_ids']
+    write = lambda rows, kept: [ids + begin for ids in chat.encode(
+        task.language.tokenizer, contrast_prompts(task, profiles, examples, kind, rows, kept))]
+    return chat.fit(write, examples.past.length, prompt_limit(task))
+
+
+def contrast_prompts(task: Task, profiles: Sequence[str], examples: Examples, kind: str, rows: np.ndarray,
+                     kept: np.ndarray) -> list[Prompt]:
+    """The prompts of some of the examples, each with its newest `kept` history items. No label goes in."""
+    shown = _shown(task, tuple(profiles))
     items, liked = examples.past.padded(rows)
     written = []
     for n, (target, count) in enumerate(zip(examples.item[rows], kept)):
@@ -114,7 +120,7 @@ def begun(task: Task, kind: str, answers: Sequence[str]) -> list[str]:
     return [f'{begins(task, kind)} {answer}'.strip() for answer in answers]
 
 
-def in_form(task: Task, split: str, kind: str, rows: np.ndarray, texts: Sequence[str]) -> np.ndarray:
-    """bool [N]: which texts have the form that the prompt of `kind` asked for."""
+def in_form(task: Task, kind: str, items: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+    """bool [N]: which texts on `items` (rows of the table) have the form that the prompt of `kind` asked for."""
     form = prompts.render(f'{task.config.prompt[kind]}_form', domain=task.dataset.domain)
-    return forms.follows(form, texts, [task.titles[item] for item in task.examples[split].item[rows]])
+    return forms.follows(form, texts, [task.titles[item] for item in items])

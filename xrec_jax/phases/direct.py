@@ -30,12 +30,12 @@ def check(task: Task, key: str) -> None:
 
 def scores(task: Task, state: RunState, key: str, split: str) -> np.ndarray:
     """P(yes) / (P(yes) + P(no)) of the examples of a split, float32 [N]."""
-    language, profiles = task.language, contrast.read_profiles(task, state.profiles)
+    language, profiles, examples = task.language, contrast.read_profiles(task, state.profiles), task.examples[split]
 
     def write(rows, kept):
-        return chat.encode(language.tokenizer, contrast.contrast_prompts(task, profiles, split, key, rows, kept))
+        return chat.encode(language.tokenizer, contrast.contrast_prompts(task, profiles, examples, key, rows, kept))
 
-    prompts = chat.fit(write, task.examples[split].past.length, language.model.config.max_position_embeddings - 1).ids
+    prompts = chat.fit(write, examples.past.length, language.model.config.max_position_embeddings - 1).ids
     answers = [[(token,) for token in tokens] for tokens in (language.yes, language.no)]
     ask = functools.partial(choices.score, language.model, language.variables(None))
     size = task.config.explain.batch_size

@@ -11,6 +11,7 @@ of a validation or test pair. `profile.reviews=0` leaves them out.
 """
 
 import hashlib
+import time
 from collections.abc import Sequence
 
 import jax
@@ -46,6 +47,55 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
     """Writes the profiles that are wanted, or finds them written."""
     del index
     own, sampling = settings.profile, _sampling(task, settings)
+    items, fitted, name, path = planned(task, settings)
+    writer = PartsWriter(path, SCHEMA)
+    if writer.finished:
+        progress.say(f'{phase}: profiles of {len(items):,} items as they stand in {path}')
+        return state.replace(profiles=path)
+    size = settings.batch_size * settings.checkpoint_every
+    done = writer.last_step
+    writer.rewind(done)
+    task.metrics.rewind(phase, done)
+    limit = task.language.model.config.max_position_embeddings - sampling.max_length
+    width = -(-max(map(len, fitted.ids)) // 32) * 32
+    with progress.bar(phase, len(items), min(done * size, len(items)), 'profiles') as advance:
+        for step in range(done + 1, -(-len(items) // size) + 1):
+            part = slice((step - 1) * size, step * size)
+            start = time.perf_counter()
+            responses = writing.write_queue(task, None, fitted.ids[part], jax.random.key(step), settings.batch_size,
+                                            sampling, advance, min(width, limit))
+            rows = pa.array(items[part])
+            texts = [text.split(own.stop)[0].strip() if own.stop else text for text in writing.texts_of(task, responses)]
+            writer.add(item_id=task.dataset.items['item_id'].take(rows), title=task.dataset.items['title'].take(rows),
+                       text=texts, num_tokens=np.asarray(responses.lengths, np.int32),
+                       truncated=np.asarray(responses.truncated), num_reviews=fitted.kept[part].astype(np.int32),
+                       model=str(task.config.language.model), prompt=task.config.prompt.profile, version=name)
+            task.metrics.write(phase, step, writing.figures(
+                task, sum(map(len, fitted.ids[part])), np.asarray(responses.lengths), np.asarray(responses.truncated),
+                time.perf_counter() - start))
+            writer.flush(step)
+            if preemption.requested():
+                preemption.leave(phase, step)
+    writer.finish()
+    table = files.read_table(path)
+    progress.say(f'{phase}: profiles of {len(table):,} items, {np.mean(table["num_tokens"].to_numpy()):.1f} tokens each, '
+                 f'{np.mean(table["truncated"].to_numpy(zero_copy_only=False)):.1%} truncated, '
+                 f'{np.mean(table["num_reviews"].to_numpy() == 0):.1%} without a review to go by; in {path}')
+    return state.replace(profiles=path)
+
+
+def restored(task: Task, state: RunState, phase: str, settings: ml_collections.ConfigDict) -> RunState:
+    """The state with the profiles that are written; UserError where they are not."""
+    path = planned(task, settings)[-1]
+    if not path.exists():
+        raise UserError(f'{phase}: the profiles of the run are not there any more ({path}), or its data or model have '
+                        'changed since.')
+    return state.replace(profiles=path)
+
+
+def planned(task: Task, settings: ml_collections.ConfigDict) -> tuple[np.ndarray, chat.Fitted, str, files.Path]:
+    """The items that get a profile [N], their prompts, the version of all that, and the file for the profiles."""
+    own, sampling = settings.profile, _sampling(task, settings)
     items = shown_items(task)
     reviews = training_reviews(task, own.reviews, own.review_words)
     limit = task.language.model.config.max_position_embeddings - sampling.max_length
@@ -59,35 +109,8 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
 
     fitted = chat.fit(write, np.array([len(reviews.get(item, ())) for item in items]), limit)
     name = version(_model(task), f'{sampling} {own.stop!r}', fitted.ids)
-    path = (files.as_path(own.store) if own.store else task.workdir / 'profiles') / f'{name}.parquet'
-    writer = PartsWriter(path, SCHEMA)
-    if writer.finished:
-        progress.say(f'{phase}: profiles of {len(items):,} items as they stand in {path}')
-        return state.replace(profiles=path)
-    size = settings.batch_size * settings.checkpoint_every
-    done = writer.last_step
-    writer.rewind(done)
-    width = -(-max(map(len, fitted.ids)) // 32) * 32
-    with progress.bar(phase, len(items), min(done * size, len(items)), 'profiles') as advance:
-        for step in range(done + 1, -(-len(items) // size) + 1):
-            part = slice((step - 1) * size, step * size)
-            responses = writing.write_queue(task, None, fitted.ids[part], jax.random.key(step), settings.batch_size,
-                                            sampling, advance, min(width, limit))
-            rows = pa.array(items[part])
-            texts = [text.split(own.stop)[0].strip() if own.stop else text for text in writing.texts_of(task, responses)]
-            writer.add(item_id=task.dataset.items['item_id'].take(rows), title=task.dataset.items['title'].take(rows),
-                       text=texts, num_tokens=np.asarray(responses.lengths, np.int32),
-                       truncated=np.asarray(responses.truncated), num_reviews=fitted.kept[part].astype(np.int32),
-                       model=str(task.config.language.model), prompt=task.config.prompt.profile, version=name)
-            writer.flush(step)
-            if preemption.requested():
-                preemption.leave(phase, step)
-    writer.finish()
-    table = files.read_table(path)
-    progress.say(f'{phase}: profiles of {len(table):,} items, {np.mean(table["num_tokens"].to_numpy()):.1f} tokens each, '
-                 f'{np.mean(table["truncated"].to_numpy(zero_copy_only=False)):.1%} truncated, '
-                 f'{np.mean(table["num_reviews"].to_numpy() == 0):.1%} without a review to go by; in {path}')
-    return state.replace(profiles=path)
+    folder = files.as_path(own.store) if own.store else task.workdir / 'profiles'
+    return items, fitted, name, folder / f'{name}.parquet'
 
 
 def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str]) -> None:

@@ -18,11 +18,11 @@ from xrec_jax.errors import UserError, nearest
 from xrec_jax.language import endpoint as endpoints
 from xrec_jax.language import instructions
 from xrec_jax.parallel import distributed
-from xrec_jax.phases import cases, requests, writing
+from xrec_jax.phases import cases, explained, requests, writing
 from xrec_jax.phases.requests import Requests
 from xrec_jax.phases.settings import settings_of
 from xrec_jax.phases.task import Task
-from xrec_jax.runs import files, preemption, progress
+from xrec_jax.runs import files, preemption, progress, store
 from xrec_jax.runs.explanations import ExplanationWriter, read_explanations
 from xrec_jax.runs.state import RunState
 from xrec_jax.runs.summary import update_summary
@@ -31,13 +31,17 @@ from xrec_jax.runs.summary import update_summary
 def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collections.ConfigDict) -> RunState:
     """Writes an explanation for each of the requests of `settings.requests`."""
     writer = ExplanationWriter(task.workdir, phase)
-    if not writer.finished:
+    if not writer.finished or not explained.path_of(task.workdir, phase).exists():
         wanted = requests.make(task, state, settings.requests)
+        explained.write_requests(task, phase, wanted)
+    if not writer.finished:
         WRITERS[settings.writer](task, state, phase, index, settings, wanted, writer)
         writer.finish()
         if settings.writer != 'recorded':
             cases.write(task.workdir, phase, settings.name, wanted, requests.texts(task, wanted, changes(settings)),
                         read_explanations(writer.path))
+    if settings.requests.source == 'top1' and distributed.is_main():  # these have the ids of the source data
+        store.publish(task.workdir, writer.path)
     table = read_explanations(writer.path)
     words = [len(text.split()) for text in table['text'].to_pylist()]
     progress.say(f'{phase}: {len(table):,} explanations ({", ".join(table["group"].unique().to_pylist())}); '
@@ -91,15 +95,20 @@ def _by_model(task: Task, state: RunState, phase: str, index: int, settings, wan
     size = settings.batch_size * settings.checkpoint_every
     done = writer.last_step
     writer.rewind(done)
+    task.metrics.rewind(phase, done)
     start, count = time.perf_counter(), 0
     with progress.bar(phase, len(rows), min(done * size, len(rows)), 'texts') as advance:
         for step in range(done + 1, -(-len(rows) // size) + 1):
             part = slice((step - 1) * size, step * size)
+            began = time.perf_counter()
             responses = writing.write_queue(task, adapter, rows[part], jax.random.fold_in(key, step),
                                             settings.batch_size, sampling, advance, width)
             _add(writer, wanted, np.arange(len(wanted))[part], writing.texts_of(task, responses), step=step,
                  num_tokens=np.asarray(responses.lengths, np.int32), truncated=np.asarray(responses.truncated))
             count += int(responses.lengths.sum())
+            task.metrics.write(phase, step, writing.figures(
+                task, sum(map(len, rows[part])), np.asarray(responses.lengths), np.asarray(responses.truncated),
+                time.perf_counter() - began))
             writer.flush(step)
             if preemption.requested():
                 preemption.leave(phase, step)

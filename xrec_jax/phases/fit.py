@@ -10,7 +10,7 @@ phase's folder of checkpoints tells of all. The test split is not looked at.
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,47 +24,65 @@ from xrec_jax.phases import fit_predictor, fit_ranking, models
 from xrec_jax.phases.task import Task
 from xrec_jax.recommenders import sweep
 from xrec_jax.recommenders.training import State, finished
-from xrec_jax.runs import preemption, progress
+from xrec_jax.runs import checkpoints, preemption, progress
 from xrec_jax.runs.checkpoints import Checkpoints
 from xrec_jax.runs.files import write_whole
 from xrec_jax.runs.state import Fitted, RunState
 
 # Each offers `MODELS`, `check(task, settings, earlier)`, `prepare(task, state, settings)`: what all candidates are
-# trained on, and `Training(task, settings, prepared)` with `model`, `config`, `note`, `init(key)` and `fit(state)`.
+# trained on, and `Training(task, settings, prepared)` with `model`, `config`, `note`, `init(key)`, `fit(state)` and
+# `result(state)`.
 TASKS = {'click': fit_predictor, 'rating': fit_predictor, 'ranking': fit_ranking}
 
 
 def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collections.ConfigDict) -> RunState:
     """Fits the model `settings.name`, or every candidate for it; goes on from the newest checkpoints."""
+    trials, predictors, monitor = _fit(task, state, phase, index, settings, _train)
+    if len(trials) > 1:
+        _report(task, phase, trials, monitor)
+    return _with_best(state, settings, trials, predictors)
+
+
+def restored(task: Task, state: RunState, phase: str, index: int, settings: ml_collections.ConfigDict) -> RunState:
+    """The state after a phase that is done, from what it has on disk, which stays as it is."""
+    trials, predictors, _ = _fit(task, state, phase, index, settings, _read)
+    return _with_best(state, settings, trials, predictors)
+
+
+def _fit(task: Task, state: RunState, phase: str, index: int, settings: ml_collections.ConfigDict,
+         get: Callable[..., State]) -> tuple[list[sweep.Trial], list[Fitted | None], str]:
+    """Every candidate with its score, as `get` (`_train` or `_read`) has it, and what the score is."""
     kind = TASKS[settings.task]
     prepared = kind.prepare(task, state, settings)
     key = jax.random.fold_in(jax.random.key(task.seed), index)
     candidates = make_candidates(task, settings)
-    trials, results = [], []
+    trials, predictors = [], []
     for number, candidate in enumerate(candidates, 1):
         name = f'{phase}/trial-{number:03}' if len(candidates) > 1 else phase
         training = kind.Training(task, overlaid(settings, candidate), prepared)
         try:
-            fitted = _train(task, training, name, key, settings)
+            fitted = get(task, training, name, key, settings)
         except UserError as error:  # a loss that is no number: with other settings it may be one
             if len(candidates) == 1:
                 raise
             progress.say(f'{name} with {sweep.text(candidate)}: {error}')
             trials.append(sweep.Trial(candidate, np.full(1, np.nan), np.zeros(1, int)))
-            results.append(None)
+            predictors.append(None)
             continue
         trials.append(sweep.Trial(candidate, np.ravel(fitted.best_score), np.ravel(fitted.best_epoch)))
-        results.append((training, fitted.best_params))
+        predictors.append(
+            Fitted(training.model, training.result(fitted), overlaid(settings, candidate), settings.seeds))
         with_values = f' with {sweep.text(candidate)}' if candidate else ''
         progress.say(f'{name}: {training.note}{with_values}; best epoch {_range(fitted.best_epoch)} of '
                      f'{_range(fitted.epoch)}, validation {training.config.monitor} '
                      + spread(np.abs(fitted.best_score)))
-    chosen = sweep.ranked(trials)[0]
-    training, params = results[chosen]
-    if len(trials) > 1:
-        _report(task, phase, trials, training.config.monitor)
-    predictor = Fitted(training.model, params, overlaid(settings, candidates[chosen]), settings.seeds)
-    return state.replace(predictors=state.predictors | {settings.name: predictor})
+    return trials, predictors, training.config.monitor
+
+
+def _with_best(state: RunState, settings: ml_collections.ConfigDict, trials: list[sweep.Trial],
+               predictors: list[Fitted | None]) -> RunState:
+    best = predictors[sweep.ranked(trials)[0]]
+    return state.replace(predictors=state.predictors | {settings.name: best})
 
 
 def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str]) -> None:
@@ -106,8 +124,8 @@ def overlaid(settings: ml_collections.ConfigDict, candidate: Mapping[str, Any]) 
 def _train(task: Task, training, name: str, key: jax.Array, settings: ml_collections.ConfigDict) -> State:
     """One candidate, all its seeds: from its newest checkpoint to the end."""
     fresh = training.init(key if settings.seeds == 1 else jax.random.split(key, settings.seeds))
-    with Checkpoints(task.workdir / 'checkpoints' / name) as checkpoints:
-        done, fitted = checkpoints.restore(fresh)
+    with Checkpoints(task.workdir / 'checkpoints' / name) as saved:
+        done, fitted = saved.restore(fresh)
         if finished(fitted, training.config):
             return fitted
         task.metrics.rewind(name, done)
@@ -118,12 +136,21 @@ def _train(task: Task, training, name: str, key: jax.Array, settings: ml_collect
                 task.metrics.write(name, epoch, metrics)
                 stop = preemption.requested()
                 if stop or epoch % settings.checkpoint_every == 0 or finished(fitted, training.config):
-                    checkpoints.save(epoch, fitted)
+                    saved.save(epoch, fitted)
                 if stop:
                     preemption.leave(name, epoch)
                 advance(note=f'{training.config.monitor} {abs(metrics["score"]):.4f}')
 
             return training.fit(fitted, on_epoch)
+
+
+def _read(task: Task, training, name: str, key: jax.Array, settings: ml_collections.ConfigDict) -> State:
+    """One candidate, all its seeds, as `_train` left it; UserError where that was before the end."""
+    fresh = training.init(key if settings.seeds == 1 else jax.random.split(key, settings.seeds))
+    _, fitted = checkpoints.read(task.workdir / 'checkpoints' / name, fresh)
+    if not finished(fitted, training.config):
+        raise UserError(f'{name} has not come to its end.')
+    return fitted
 
 
 def _report(task: Task, phase: str, trials: list[sweep.Trial], monitor: str) -> None:

@@ -7,6 +7,9 @@ reads the newest explanations of the validation split.
 With `text` and `explanations='NAME'` (RecPIE) each training example is one row, with what the newest `explain(NAME)`
 wrote of it, a positive and a negative explanation; one that was not written, or is empty, is zeros.
 
+On a mesh a table and its moments lie in parts on the devices of `fsdp` while it is trained, and batches are split over
+`data` and `fsdp`. What comes out is copied to every process, since each asks about rows of its own.
+
 `continues` names fits, of which the first that was run before gives the start: in an alternation the consumers'
 embeddings stay what the language model's soft prompt has learned to read.
 """
@@ -23,7 +26,9 @@ import numpy as np
 import pyarrow as pa
 
 from xrec_jax.data import context
+from xrec_jax.data.protocols import Examples
 from xrec_jax.errors import UserError
+from xrec_jax.parallel import distributed, sharding
 from xrec_jax.phases import models
 from xrec_jax.phases.task import Task
 from xrec_jax.recommenders import training
@@ -85,7 +90,12 @@ def make_model(task: Task, settings: ml_collections.ConfigDict, text_dim: int) -
 def make_rows(task: Task, split: str, model: Predictor | type[Predictor], text: np.ndarray | None = None,
               index: np.ndarray | None = None, scale: tuple[float, float] | None = None) -> training.Rows:
     """`training.make_rows` of a split, with what `model` looks at."""
-    examples = task.examples[split]
+    return rows_of(task, task.examples[split], model, text, index, scale)
+
+
+def rows_of(task: Task, examples: Examples, model: Predictor | type[Predictor], text: np.ndarray | None = None,
+            index: np.ndarray | None = None, scale: tuple[float, float] | None = None) -> training.Rows:
+    """`training.make_rows` of any examples, with what `model` looks at."""
     looks = 'context_dim' in models.settings_of(model)
     return training.make_rows(examples, text, index, history=model.uses_history, scale=scale,
                               context=context.context_features(task.dataset, examples) if looks else None)
@@ -98,6 +108,7 @@ class Training:
                  prepared: tuple[training.Rows, training.Rows, Any]):
         self.train, self.valid, self.start = prepared
         self.fields = task.fields
+        self.mesh = task.mesh if task.mesh.size > 1 else None
         self.config = make_config(settings)
         self.model = make_model(task, settings, 0 if self.train.text is None else self.train.text.shape[-1])
 
@@ -111,8 +122,13 @@ class Training:
 
     def init(self, keys: jax.Array) -> training.State:
         """The state before the first epoch; of several `keys` [S] stacked."""
-        init = training.init_state if keys.ndim == 0 else training.init_seeds
-        state = init(self.model, self.config, self.fields, keys)
+        init = functools.partial(training.init_state if keys.ndim == 0 else training.init_seeds, self.model, self.config)
+        if self.mesh is not None:
+            placed = sharding.param_shardings(training.abstract_state(self.model, self.config, self.fields), self.mesh)
+            if keys.ndim:
+                placed = sharding.stacked(placed)
+            init = jax.jit(init, out_shardings=placed)
+        state = init(*(self.fields, keys) if self.mesh is None else sharding.replicate((self.fields, keys), self.mesh))
         if self.start is None:
             return state
         shapes = [[leaf.shape for leaf in jax.tree.leaves(params)] for params in (state.params, self.start)]
@@ -120,11 +136,19 @@ class Training:
             raise UserError('fit.continues: the network to go on from has another shape; give both fits one model, the '
                             'same fields and seeds.')
         start = jax.tree.map(jnp.asarray, self.start)
+        if self.mesh is not None:
+            start = sharding.put(start, placed.params)
         return dataclasses.replace(state, params=start, best_params=start)
 
     def fit(self, state: training.State, on_epoch: training.OnEpoch) -> training.State:
         return training.fit(self.model, self.config, self.fields, self.train, self.valid, state=state,
-                            on_epoch=on_epoch)
+                            on_epoch=on_epoch, mesh=self.mesh)
+
+    def result(self, state: training.State) -> Any:
+        """The best parameters, on this process."""
+        if self.mesh is None:
+            return state.best_params
+        return jax.tree.map(jnp.asarray, distributed.whole(state.best_params))
 
 
 def scale_of(task: Task, settings: ml_collections.ConfigDict) -> tuple[float, float] | None:

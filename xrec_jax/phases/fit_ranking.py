@@ -6,10 +6,10 @@ On a mesh the tables of users and items lie in parts on the devices of `fsdp`, a
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 from flax import linen as nn
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
 import ml_collections
 
 from xrec_jax.errors import UserError
@@ -111,9 +111,13 @@ class Training:
             init = ranking.init_state
         else:
             init = ranking.init_seeds
-            placed = jax.tree.map(lambda s: NamedSharding(self.mesh, PartitionSpec(None, *s.spec)), placed)
+            placed = sharding.stacked(placed)
         return jax.jit(functools.partial(init, self.model), out_shardings=placed)(self.data, keys)
 
     def fit(self, state: training.State, on_epoch: training.OnEpoch) -> training.State:
         return ranking.fit(self.model, self.loss, self.config, self.data, self.queries['valid'], state=state,
                            on_epoch=on_epoch)
+
+    def result(self, state: training.State) -> Any:
+        """The best parameters, where they lie."""
+        return state.best_params

@@ -16,6 +16,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from xrec_jax.data.protocols import Examples
 from xrec_jax.errors import UserError, nearest
 from xrec_jax.language import chat, instructions
 from xrec_jax.language.instructions import Recommendation
@@ -46,7 +47,7 @@ class Requests:
 def top1(task: Task, state: RunState, settings: ml_collections.ConfigDict) -> Requests:
     """The first item of each of `settings.predictors` for every user, without what the user has met."""
     columns = {'user_id': [], 'item_id': [], 'group': [], 'recommendations': []}
-    past = _Past(task)
+    past = _past(task)
     for name in settings.predictors:
         fitted = state.predictors[name]
         data, queries = fit_ranking.make_data(task, fitted.model, fitted.settings)
@@ -62,6 +63,19 @@ def top1(task: Task, state: RunState, settings: ml_collections.ConfigDict) -> Re
             columns['group'].append(name)
             columns['recommendations'].append(past.recommendation(user, item))
     return Requests('top1', **columns)
+
+
+def asked(task: Task, examples: Examples) -> Requests:
+    """Any pairs, with what each user met before the test item, as `top1` shows it; without one, their own history."""
+    past = _past(task)
+    ids = [(past.user_ids[user], past.item_ids[item]) for user, item in zip(examples.user, examples.item)]
+    return Requests('asked', [user for user, _ in ids], [item for _, item in ids], ['asked'] * len(ids), [
+        past.recommendation(*one) for one in zip(examples.user.tolist(), examples.item.tolist(), examples.history)])
+
+
+@functools.lru_cache(maxsize=1)
+def _past(task: Task) -> '_Past':
+    return _Past(task)
 
 
 def popularity_levels(task: Task) -> np.ndarray:
@@ -88,8 +102,9 @@ class _Past:
                       in zip(task.titles, dataset.items['attributes'].to_pylist(), details)]
         self.history = dict(zip(test.user.tolist(), test.history))
 
-    def recommendation(self, user: int, item: int) -> Recommendation:
-        past = tuple(self.items[one] for one in self.history[user] if one >= 0)
+    def recommendation(self, user: int, item: int, history: np.ndarray | None = None) -> Recommendation:
+        """With `history`, rows of items, for users without a test item."""
+        past = tuple(self.items[one] for one in self.history.get(user, history) if one >= 0)
         return Recommendation(self.domain, past, self.items[item], self.profiles[user])
 
 

@@ -69,7 +69,7 @@ class Task:
     @property
     def kinds(self) -> tuple[str, ...]:
         """What is written for each example: one reason (ExpCTR), or one for and one against (RecPIE); () for none."""
-        if self.language is None:
+        if 'language' not in self.config:
             return ()
         prompt = self.config.get('prompt', ())
         return ('reason',) if 'explain' in prompt else KINDS if all(kind in prompt for kind in KINDS) else ()
@@ -116,10 +116,17 @@ class Task:
     @functools.cached_property
     def _fitted(self) -> dict[str, chat.Fitted]:
         """The prompts of each split, with as much of their histories as the context holds beside a response."""
-        limit = self.language.model.config.max_position_embeddings - self.config.generate.max_length
-        write = lambda split, rows, kept: chat.encode(self.language.tokenizer, self._prompts(split, rows, kept))
-        return {split: chat.fit(functools.partial(write, split), (examples.history >= 0).sum(axis=1), limit)
-                for split, examples in self.examples.items()}
+        return {split: self.fitted_prompts(examples) for split, examples in self.examples.items()}
+
+    def fitted_prompts(self, examples: protocols.Examples) -> chat.Fitted:
+        """The prompts for a reason of any examples, with as much of their histories as the context holds."""
+        write = lambda rows, kept: chat.encode(self.language.tokenizer, self._prompts(examples, rows, kept))
+        return chat.fit(write, (examples.history >= 0).sum(axis=1), self.prompt_limit)
+
+    @property
+    def prompt_limit(self) -> int:
+        """Tokens that a prompt for a reason may have."""
+        return self.language.model.config.max_position_embeddings - self.config.generate.max_length
 
     @functools.cached_property
     def shortened(self) -> dict[str, dict[str, int]]:
@@ -134,13 +141,12 @@ class Task:
     def prompt_width(self) -> int:
         """Tokens of the longest prompt, rounded up to 32 where the context allows it."""
         longest = max(len(row) for fitted in self._fitted.values() for row in fitted.ids)
-        limit = self.language.model.config.max_position_embeddings - self.config.generate.max_length
-        return min(-(-longest // 32) * 32, limit)
+        return min(-(-longest // 32) * 32, self.prompt_limit)
 
     def prompt_texts(self, split: str) -> list[str]:
         """The prompts for a reason, one an example, as plain texts."""
         kept = self._fitted[split].kept
-        return [prompt.text for prompt in self._prompts(split, np.arange(len(kept)), kept)]
+        return [prompt.text for prompt in self._prompts(self.examples[split], np.arange(len(kept)), kept)]
 
     @functools.cached_property
     def _past_texts(self) -> dict[bool, list[str]]:
@@ -148,10 +154,9 @@ class Task:
         judged = self.config.prompt.attributes == 'judged'
         return {good: self._item_texts(opinion if judged else '') for good, opinion in prompts.OPINIONS.items()}
 
-    def _prompts(self, split: str, rows: np.ndarray, kept: np.ndarray) -> list[prompts.Prompt]:
+    def _prompts(self, examples: protocols.Examples, rows: np.ndarray, kept: np.ndarray) -> list[prompts.Prompt]:
         """The prompts for a reason of some examples, each with its newest `kept` history items."""
-        examples, past = self.examples[split], self._past_texts
-        written = []
+        past, written = self._past_texts, []
         for item, history, liked, count in zip(
                 examples.item[rows], examples.history[rows], examples.history_liked[rows], kept):
             seen = (history >= 0) & (np.arange(len(history)) >= len(history) - count)  # right-aligned

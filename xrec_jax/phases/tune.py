@@ -50,6 +50,14 @@ def run(task: Task, state: RunState, phase: str, index: int, settings: ml_collec
     return tune_on(task, state, phase, index, settings, sources, valid, read_test(task, settings))
 
 
+def restored(task: Task, state: RunState, phase: str, index: int, settings: ml_collections.ConfigDict) -> RunState:
+    """The state after a phase that is done: its adapter is in `adapters/<phase>`, or where it was taken from."""
+    settings = ml_collections.ConfigDict(settings)
+    settings.load = settings.load or str(task.workdir / 'adapters' / phase)
+    with progress.silence():
+        return run(task, state, phase, index, settings)
+
+
 def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str]) -> None:
     """UserError for files that cannot be read, or settings that cannot work."""
     if settings.load:

@@ -4,6 +4,7 @@
   `write`            prompts → responses on the device
   `write_queue`      any number of prompts → responses on the host
   `texts_of`         responses → texts
+  `figures`          what a row of metrics says of texts that were written
   `llm_scores`       texts → ExpCTR eq. 8, by the base model without an adapter
   `encode`           texts → ExpCTR eq. 11
 """
@@ -19,6 +20,7 @@ from xrec_jax.language.sampling import SamplingConfig
 from xrec_jax.parallel import distributed, sharding
 from xrec_jax.phases import contrast
 from xrec_jax.phases.task import Task
+from xrec_jax.planning import utilisation
 from xrec_jax.rl import rewards
 from xrec_jax.runs.state import RunState
 
@@ -39,20 +41,23 @@ def prompt_batch(task: Task, state: RunState, split: str, rows: np.ndarray, kind
     return distributed.place_rows(tuple(np.concatenate(arrays) for arrays in zip(*batches)), task.mesh)
 
 
-def soft_prefix(task: Task, state: RunState, split: str, rows: np.ndarray) -> jax.Array | None:
-    """The consumers of some examples as virtual tokens [B, K, D]; None before an `align` has learned how."""
+def soft_prefix(task: Task, state: RunState, users: np.ndarray) -> jax.Array | None:
+    """Consumers [B], rows of the users table, as virtual tokens [B, K, D]; None before an `align` has learned how."""
     if state.soft_prompt is None:
         return None
-    consumers = state.soft_prompt['consumers'][task.examples[split].user[rows]]
+    consumers = state.soft_prompt['consumers'][users]
     return sharding.place_batch(soft_prompt.project(state.soft_prompt['projection'], consumers), task.mesh)
 
 
 def write(task: Task, adapter: dict | None, batch: tuple[jax.Array, jax.Array], key: jax.Array,
-          prefix: jax.Array | None = None) -> generate.Responses:
-    """One explanation for each prompt, drawn from the base model or from it with an adapter and soft prompts."""
+          prefix: jax.Array | None = None, sampling: SamplingConfig | None = None) -> generate.Responses:
+    """One explanation for each prompt, drawn from the base model or from it with an adapter and soft prompts.
+
+    `key` is one of all, or [B], one of each; `sampling` that of the config where it is not given.
+    """
     language = task.language
     return generate.generate(language.model, language.variables(adapter), *batch, key, prefix_embeddings=prefix,
-                             sampling=sampling_config(task), stop_ids=language.stop_ids)
+                             sampling=sampling or sampling_config(task), stop_ids=language.stop_ids)
 
 
 def write_queue(task: Task, adapter: dict | None, prompts: Sequence[Sequence[int]], key: jax.Array, num_slots: int,
@@ -77,15 +82,25 @@ def texts_of(task: Task, responses: generate.Responses) -> list[str]:
     return [' '.join(text.split()) for text in texts]
 
 
-def llm_scores(task: Task, split: str, rows: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+def figures(task: Task, num_prompt_tokens: int, lengths: np.ndarray, truncated: np.ndarray, seconds: float
+            ) -> dict[str, float]:
+    """Of the responses of all processes, with lengths [N], that took `seconds`."""
+    num_tokens = lengths.sum()
+    return {'response_length': lengths.mean(), 'truncation_rate': truncated.mean(),
+            'tokens_per_second': num_tokens / seconds,
+            **utilisation.metrics(utilisation.write_flops(task.language.model.config, num_prompt_tokens + num_tokens),
+                                  seconds)}
+
+
+def llm_scores(task: Task, items: np.ndarray, texts: Sequence[str]) -> np.ndarray:
     """s of ExpCTR eq. 8 [B]: does the frozen model, after the reason alone, expect a like?
 
-    `rows`, `texts` and what comes back are those of this process.
+    `items`, rows of the items table, `texts` and what comes back are those of this process.
     """
-    examples, settings = task.examples[split], task.config.lc_score
+    settings = task.config.lc_score
     asked = [prompts.render_roles(task.config.prompt.click, domain=task.dataset.domain, reason=text,
                                   target=task.titles[item])
-             for item, text in zip(examples.item[rows], texts)]
+             for item, text in zip(items, texts)]
     ids = chat.encode(task.language.tokenizer, asked)
     width = distributed.largest(max(_click_width(task), -(-max(map(len, ids)) // 32) * 32))
     batch = distributed.place_rows(tokenizers.pad(ids, width, 'left'), task.mesh)

@@ -6,6 +6,8 @@ Of each step three times: of reading memory, of multiplying, of sending; the lon
   prefill   the prompts of a batch: max(weights / BW, FLOPs of a forward pass / peak)
   tune      a microbatch, forward and backward. Frozen matrices have no gradient of their own, so they are met twice
             (2 · 2 P FLOPs a token, not the 3 · 2 P of pre-training), and once more with remat of all
+  update    the same of PPO, which reads out the responses alone
+  score     log-probs of a batch's responses: a forward pass over whole texts
 
 Everything is of one device. P: the parameters that a token is multiplied by, all but the embedding table, and of
 experts those that it meets; in prefill the output matrix is met by the last tokens alone. Attention counts the lower
@@ -94,8 +96,23 @@ def prefill(model: Model, work: Work, chip: Chip) -> Step:
 
 def tune(model: Model, work: Work, chip: Chip) -> Step:
     """Forward and backward of a microbatch of rows of `prompt + response` tokens, all of which are read out."""
+    return _trained(model, work, chip, work.length)
+
+
+def update(model: Model, work: Work, chip: Chip) -> Step:
+    """Forward and backward of a microbatch of PPO, of which the responses are read out."""
+    return _trained(model, work, chip, work.response)
+
+
+def score(model: Model, work: Work, chip: Chip) -> Step:
+    """Log-probs of the responses of `batch` rows, by one model."""
+    return _sequences(model, chip, work.batch, work.length, read_out=work.batch * work.response, passes=1,
+                      attention_passes=1)
+
+
+def _trained(model: Model, work: Work, chip: Chip, read_out: int) -> Step:
     again = model.config.remat is True  # with 'projections' their results are kept
-    return _sequences(model, chip, work.microbatch, work.length, read_out=work.microbatch * work.length,
+    return _sequences(model, chip, work.microbatch, work.length, read_out=work.microbatch * read_out,
                       passes=2 + again, attention_passes=3 + bool(model.config.remat))
 
 

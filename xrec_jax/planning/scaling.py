@@ -6,7 +6,9 @@ is shown that writes most explanations a second by the rooflines (planning/roofl
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+import json
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax.numpy as jnp
 
@@ -57,10 +59,9 @@ class Plan:
 
     def iteration(self, chip: Chip) -> dict[str, float]:
         """Seconds of the parts of one iteration of PPO over `ROLLOUT` texts, as `phases/align.py` does it: policy and
-        reference score whole sequences in a forward pass each."""
-        whole = dataclasses.replace(self.work, prompt=self.work.length)
-        score = 2 * ROLLOUT / self.work.batch * roofline.prefill(self.model, whole, chip).seconds
-        update = EPOCHS * ROLLOUT / self.work.microbatch * roofline.tune(self.model, self.work, chip).seconds
+        reference score whole sequences in a forward pass each, and the responses are read out."""
+        score = 2 * ROLLOUT / self.work.batch * roofline.score(self.model, self.work, chip).seconds
+        update = EPOCHS * ROLLOUT / self.work.microbatch * roofline.update(self.model, self.work, chip).seconds
         return {'write': ROLLOUT / self.work.batch * self.writing(chip), 'score': score, 'update': update}
 
 
@@ -151,7 +152,7 @@ def checks() -> str:
 
 TEXT = '''# Planned on paper: 20 million users, ten explanations each
 
-Written by `python -m xrec_jax.planning.scaling`; nothing here was run. For LLaMA-3-8B and 70B in bf16 with LoRA of rank 8, prompts of {prompt} tokens and responses of {response}, every mesh (data×fsdp×tensor, powers of two) and batch was tried that the program takes and that leaves 8 % of each device's memory; shown is the one that writes most. `memory`, `compute` and `network` say what bounds a step: planning/roofline.py has the formulas, planning/chips.py the peaks and where they come from.
+Written by `python -m xrec_jax.planning.scaling`; none of these machines was at hand. For LLaMA-3-8B and 70B in bf16 with LoRA of rank 8, prompts of {prompt} tokens and responses of {response}, every mesh (data×fsdp×tensor, powers of two) and batch was tried that the program takes and that leaves 8 % of each device's memory; shown is the one that writes most. `memory`, `compute` and `network` say what bounds a step: planning/roofline.py has the formulas, planning/chips.py the peaks and where they come from.
 
 **At best**, by the rooflines:
 
@@ -169,12 +170,38 @@ Read it so: of the time of a batch 60 to 76 % goes into its prompts, which multi
 
 {checks}
 '''
+AGAINST = '''
+**Predicted against measured**, at sizes that could be run here ({device}; `python bench/roofline.py > launch/measured.jsonl`). `at best`: the same formulas with the peaks measured in that run, {gflops:,.0f} GFLOP/s and {gb_per_second:,.0f} GB/s; `as planned for`: at the shares above; the last column is what was reached of the best:
+
+{measured}
+'''
+MEASURED = pathlib.Path(__file__).parents[2] / 'launch' / 'measured.jsonl'
+
+
+def measured(lines: Sequence[Mapping]) -> str:
+    """The table of bench/roofline.py's lines: each step as predicted at best, as planned for, and as measured."""
+    rows = ['| step | at best, ms | as planned for, ms | measured, ms | reached |', '|---|---|---|---|---|']
+    for line in lines[1:]:
+        share = REACHED['flops' if line['bound'] == 'compute' else 'bandwidth']
+        what = (f'{line["batch"]} rows of {line["prompt"]} and {line["response"]} tokens'
+                if line['step'] in ('prefill', 'decode') else f'{line["microbatch"]} rows of '
+                f'{line["prompt"] + line["response"]} tokens')
+        rows.append(f'| {line["shape"]}: {line["step"]}, {what} | {line["predicted_ms"]:,.1f} {line["bound"]} | '
+                    f'{line["predicted_ms"] / share:,.1f} | {line["measured_ms"]:,.1f} | {line["reached"]:.0%} |')
+    return '\n'.join(rows)
 
 
 def text() -> str:
-    """The page."""
-    return TEXT.format(prompt=PROMPT, response=RESPONSE, ideal=table({}), planned=table(REACHED), checks=checks(),
+    """The page; with what bench/roofline.py has measured, where `MEASURED` is there."""
+    page = TEXT.format(prompt=PROMPT, response=RESPONSE, ideal=table({}), planned=table(REACHED), checks=checks(),
                        **REACHED)
+    if not MEASURED.exists():
+        return page
+    lines = [json.loads(line) for line in MEASURED.read_text().splitlines()]
+    machine = lines[0]
+    return page + AGAINST.format(measured=measured(lines), gflops=machine['gflops'],
+                                 gb_per_second=machine['gb_per_second'],
+                                 device=f'{machine["cores"]} cores of a {machine["device"]}, {machine["dtype"]}')
 
 
 if __name__ == '__main__':

@@ -13,6 +13,11 @@ from xrec_jax.language.lora import LoraConfig
 from xrec_jax.planning import chips, memory, roofline
 
 
+def write_flops(config: DecoderConfig, tokens: int) -> float:
+    """Of writing texts, `tokens` with their prompts: 2 P each."""
+    return 2 * _met(config) * tokens
+
+
 def align_flops(config: DecoderConfig, tokens: int, epochs: int) -> float:
     """Of one iteration of PPO over `tokens` (prompts and responses): 2 P to write, 4 P to score them by policy and
     reference, 4 P an epoch of the update."""

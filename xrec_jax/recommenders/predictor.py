@@ -65,13 +65,13 @@ class Predictor(nn.Module):
 
         Leading axes may be more than one: [B, L, F] and [B, L, A] give [B, L, F', E].
         """
-        table = self.param('embedding', nn.with_logical_partitioning(nn.initializers.normal(0.01), ('vocab', 'embed')),
+        table = self.param('embedding', nn.with_logical_partitioning(nn.initializers.normal(0.01), ('ids', None)),
                            (self.vocab_size, self.embed_dim))
         return _pooled(table, ids, attributes)
 
     def weights(self, ids: jax.Array, attributes: jax.Array) -> jax.Array:
         """w [B, F']: the first-order weights, one a field, as `embeddings` has them."""
-        table = self.param('weight', nn.with_logical_partitioning(nn.initializers.zeros, ('vocab',)),
+        table = self.param('weight', nn.with_logical_partitioning(nn.initializers.zeros, ('ids',)),
                            (self.vocab_size,))
         return _pooled(table[:, None], ids, attributes)[..., 0]
 

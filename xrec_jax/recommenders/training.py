@@ -7,8 +7,9 @@
   fit          the loop: run_epoch until `epochs`, or no better for `patience` epochs
 
 An epoch's randomness comes from fold_in(state.key, state.epoch) alone, so a state that was saved
-after any epoch continues to the same bits. Everything is plain `jnp`: under a mesh, make the state
-with `jit(init_state, out_shardings=...)` from `state_specs` and hand in sharded rows.
+after any epoch continues to the same bits. On a mesh (`fit`'s argument) tables and their moments lie in
+parts on the devices of `fsdp`, a batch is split over `data` and `fsdp`, and the rows to draw batches from
+are whole on every device: numbers, but for the explanations' vectors, of which there are few.
 
 An epoch is compiled once for a model, a `Program` and the shapes of the rows: rates, epochs and patience are
 no part of the program, so the trials of a sweep over them share it.
@@ -26,11 +27,13 @@ from typing import Any
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 import numpy as np
 import optax
 
 from xrec_jax.data import protocols
 from xrec_jax.errors import UserError, nearest
+from xrec_jax.parallel.sharding import constrain, replicate
 from xrec_jax.recommenders import objectives
 from xrec_jax.recommenders.fields import Fields
 from xrec_jax.recommenders.order import shuffled
@@ -88,6 +91,7 @@ class Program:
     objective: str
     batch_size: int
     monitor: str
+    mesh: Mesh | None = None  # over which batches are split
 
 
 @functools.partial(jax.tree_util.register_dataclass, meta_fields=[],
@@ -172,10 +176,14 @@ def _init_state(model: Predictor, rates: Rates, fields: Fields, key: jax.Array) 
     return nn.unbox(_init(model, rates, fields, key))
 
 
+def abstract_state(model: Predictor, config: TrainConfig, fields: Fields) -> State:
+    """The state's shapes, boxed with their logical axes; nothing is allocated."""
+    return jax.eval_shape(lambda: _init(model, config.rates, fields, jax.random.key(0)))
+
+
 def state_specs(model: Predictor, config: TrainConfig, fields: Fields) -> State:
-    """The state's PartitionSpecs in logical axis names; shapes only, nothing is allocated."""
-    return nn.get_partition_spec(
-        jax.eval_shape(lambda: _init(model, config.rates, fields, jax.random.key(0))))
+    """The state's PartitionSpecs in logical axis names."""
+    return nn.get_partition_spec(abstract_state(model, config, fields))
 
 
 def _init(model: Predictor, rates: Rates, fields: Fields, key: jax.Array) -> State:
@@ -219,14 +227,15 @@ def _inputs(model: Predictor, fields: Fields, rows: Rows
 
 
 def run_epoch(model: Predictor, config: TrainConfig, fields: Fields, state: State, train: Rows,
-              valid: Rows) -> tuple[State, dict[str, jax.Array]]:
+              valid: Rows, mesh: Mesh | None = None) -> tuple[State, dict[str, jax.Array]]:
     """One pass over `train` in a new order, then a look at `valid`.
 
     The last batch is filled up with masked rows. Returns the next state and 'loss' (mean training
     loss over the pass, in nats), 'score' (the monitor on `valid`, higher is better) and 'bad_step': the first
     whose loss was no finite number, from 0, or -1.
     """
-    return _run_epoch(model, config.program, config.rates, fields, state, train, valid)
+    program = dataclasses.replace(config.program, mesh=mesh)
+    return _run_epoch(model, program, config.rates, fields, state, train, valid)
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'program'))
@@ -258,7 +267,7 @@ def _run_epoch(model: Predictor, program: Program, rates: Rates, fields: Fields,
     def step(carry, batch):
         params, opt_state = carry
         index, mask, n = batch
-        rows = jax.tree.map(lambda x: x[index], train)
+        rows = _split(jax.tree.map(lambda x: x[index], train), program.mesh)
         (loss, statistics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             params, rows, mask, jax.random.fold_in(key, n))
         updates, opt_state = optimizer.update(grads, opt_state, params)
@@ -268,7 +277,7 @@ def _run_epoch(model: Predictor, program: Program, rates: Rates, fields: Fields,
     (params, opt_state), (losses, sums) = jax.lax.scan(
         step, (state.params, state.opt_state),
         (order.reshape(steps, size), mask.reshape(steps, size), jnp.arange(steps)))
-    score = objectives.MONITORS[program.monitor](_logits(model, params, fields, valid), valid.label)
+    score = objectives.MONITORS[program.monitor](_logits(model, params, fields, valid, program.mesh), valid.label)
     bad = ~jnp.isfinite(losses)
     return next_state(state, params, opt_state, score), {
         'loss': sums.sum() / num_rows, 'score': score, 'bad_step': jnp.where(bad.any(), jnp.argmax(bad), -1)}
@@ -301,9 +310,15 @@ def _replaced(params: Any, leaves: Any) -> Any:
     return params | {name: _replaced(params[name], leaf) for name, leaf in leaves.items()}
 
 
-def _logits(model: Predictor, params: Any, fields: Fields, rows: Rows, block: int = 4096):
+def _split(rows: Rows, mesh: Mesh | None) -> Rows:
+    """A batch, its rows spread over the mesh."""
+    return jax.tree.map(lambda x: constrain(x, ('batch', *(None,) * (x.ndim - 1)), mesh), rows)
+
+
+def _logits(model: Predictor, params: Any, fields: Fields, rows: Rows, mesh: Mesh | None = None, block: int = 4096):
     """Logits [N], `block` rows at a time, so that memory does not grow with N."""
-    return _in_blocks(lambda rows: model.apply({'params': params}, *_inputs(model, fields, rows)), rows, block)
+    apply = lambda rows: model.apply({'params': params}, *_inputs(model, fields, _split(rows, mesh)))
+    return _in_blocks(apply, rows, block)
 
 
 def _in_blocks(apply: Callable[[Rows], jax.Array], rows: Rows, block: int) -> jax.Array:
@@ -361,10 +376,11 @@ def _init_seeds(model: Predictor, rates: Rates, fields: Fields, keys: jax.Array)
 
 
 def run_epoch_of_seeds(model: Predictor, config: TrainConfig, fields: Fields, states: State, train: Rows,
-                       valid: Rows) -> tuple[State, dict[str, jax.Array]]:
+                       valid: Rows, mesh: Mesh | None = None) -> tuple[State, dict[str, jax.Array]]:
     """`run_epoch` of stacked states; a seed that is finished stays as it is."""
-    return _run_epoch_of_seeds(model, config.program, config.rates, fields, states, finished_seeds(states, config),
-                               train, valid)
+    program = dataclasses.replace(config.program, mesh=mesh)
+    return _run_epoch_of_seeds(model, program, config.rates, fields, states, finished_seeds(states, config), train,
+                               valid)
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'program'))
@@ -386,10 +402,11 @@ def predict_of_seeds(model: Predictor, params: Any, fields: Fields, rows: Rows) 
 
 def fit(model: Predictor, config: TrainConfig, fields: Fields, train: Rows, valid: Rows, *,
         key: jax.Array | None = None, state: State | None = None,
-        on_epoch: OnEpoch | None = None) -> State:
+        on_epoch: OnEpoch | None = None, mesh: Mesh | None = None) -> State:
     """Trains until `finished`; the model is the result's `best_params`.
 
     Args:
+      mesh: over which `state` lies, and batches are split; None: one device.
       key: of a new run; `state`: of a run to continue, or of several seeds (`init_seeds`). One of the two.
       on_epoch: called after each epoch with the state (to save) and 'epoch', 'loss', 'score'; of several
         seeds the means, of those that are finished at their last epoch.
@@ -408,8 +425,13 @@ def fit(model: Predictor, config: TrainConfig, fields: Fields, train: Rows, vali
                         'class: use more samples (num_samples) or monitor="log_loss".')
     state = init_state(model, config, fields, key) if state is None else state
     step = run_epoch if state.epoch.ndim == 0 else run_epoch_of_seeds
+    # Left to itself the compiler may place what comes out elsewhere, and a resumed run would round otherwise.
+    placed = jax.tree.map(lambda leaf: leaf.sharding, state)
+    if mesh is not None:
+        fields, train, valid = replicate((fields, train, valid), mesh)
     while not finished(state, config):
-        state, metrics = step(model, config, fields, state, train, valid)
+        state, metrics = step(model, config, fields, state, train, valid, mesh)
+        state = state if mesh is None else jax.device_put(state, placed)
         bad_step, epoch = np.asarray(metrics.pop('bad_step')), int(np.max(state.epoch))
         if (bad_step >= 0).any():
             steps = -(-train.user.shape[0] // min(config.batch_size, train.user.shape[0]))

@@ -2,19 +2,19 @@
 
 import csv
 import dataclasses
+import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import matplotlib.figure
 import numpy as np
 
-from xrec_jax.reporting.collect import Group
+from xrec_jax.analysis.output import COLOURS
+from xrec_jax.reporting.collect import BY_PHASE, Group, by_phase
 
 INK = '#010203'  # what is drawn in it takes the page's colour of text
-# Legible on white and on near-black alike: contrast of at least 3 with both.
-COLOURS = ('#3b7dd8', '#d9722e', '#2f9e58', '#c2508f', '#8a6fd1', '#8c7a1f')
 # Of `align`: metric → axis title.
 CURVES = {'reward': 'mean reward', 'kl_response': 'KL, nats a text', 'response_length': 'tokens a text',
           'entropy': 'entropy, nats a token'}
@@ -29,6 +29,12 @@ class Figure:
     title: str
     svg: str
     csv: str
+    note: str = ''  # what a reader should know of it
+
+    @property
+    def file(self) -> str:
+        """The title as the name of a file, without an ending."""
+        return slug(self.title)
 
 
 def curve_figures(groups: Sequence[Group]) -> list[Figure]:
@@ -69,33 +75,37 @@ def _curves(groups: Sequence[Group], phase: str) -> Figure | None:
             axes.xaxis.get_major_locator().set_params(integer=True)
         if len(groups) > 1:
             figure.legend(*axes.get_legend_handles_labels(), loc='outside lower center', ncols=3)
-        return Figure(f'{phase} by iteration', svg(figure, f'Reward, KL, length and entropy of {phase}'), _csv(rows))
+        several = any(len(group.runs) > 1 for group in groups)
+        return Figure(f'{phase} by iteration', svg(figure, f'Reward, KL, length and entropy of {phase}'), csv_text(rows),
+                      'Lines are means over seeds, bands one standard deviation.' if several else '')
 
 
 def throughput_figure(groups: Sequence[Group]) -> Figure | None:
-    """Tokens a second of each phase that writes: the median step of each run."""
-    rows = []
-    for group in groups:
-        for phase in dict.fromkeys(row['phase'] for run in group.runs for row in run.metrics if 'tokens_per_second' in row):
-            rates = [float(np.median(rate)) for run in group.runs if (rate := [
-                row['tokens_per_second'] for row in run.metrics if row['phase'] == phase and 'tokens_per_second' in row])]
-            rows.append({'run': group.name, 'phase': phase, 'tokens_per_second': float(np.mean(rates)), 'runs': len(rates)})
-    if not rows:
+    """Tokens a second and memory of each phase that tells them, a panel each: the mean over runs."""
+    rows = [{'run': group.name, **row} for group in groups for row in by_phase(group.runs)]
+    panels = {name: title for name, title in BY_PHASE.items() if any(name in row for row in rows)}
+    if not panels:
         return None
+    rows = [row for row in rows if any(name in row for name in panels)]
     phases, count = list(dict.fromkeys(row['phase'] for row in rows)), len(groups)
     with matplotlib.rc_context(STYLE):
-        figure = matplotlib.figure.Figure(figsize=(WIDTH, 0.8 + 0.3 * len(phases) * count), layout='constrained')
-        axes = figure.subplots()
-        for number, group in enumerate(groups):
-            mine = [row for row in rows if row['run'] == group.name]
-            places = [phases.index(row['phase']) + (number - (count - 1) / 2) * 0.8 / count for row in mine]
-            axes.barh(places, [row['tokens_per_second'] for row in mine], 0.8 / count, color=COLOURS[number % len(COLOURS)],
-                      label=group.name)
-        axes.set(yticks=range(len(phases)), yticklabels=phases, xlabel='tokens a second')
+        figure = matplotlib.figure.Figure(figsize=(WIDTH, 0.9 + 0.3 * len(phases) * count), layout='constrained')
+        for axes, (name, title) in zip(figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels.items()):
+            for number, group in enumerate(groups):
+                mine = [row for row in rows if row['run'] == group.name and name in row]
+                places = [phases.index(row['phase']) + (number - (count - 1) / 2) * 0.8 / count for row in mine]
+                axes.barh(places, [np.mean(row[name]) for row in mine], 0.8 / count, color=COLOURS[number % len(COLOURS)],
+                          label=group.name)
+            axes.set(yticks=range(len(phases)), yticklabels=phases, xlabel=title)
         axes.invert_yaxis()
         if count > 1:
-            axes.legend()
-        return Figure('Throughput by phase', svg(figure, 'Tokens a second by phase'), _csv(rows))
+            figure.legend(*axes.get_legend_handles_labels(), loc='outside lower center', ncols=3)
+        table = [{'run': row['run'], 'phase': row['phase'],
+                  **{name: float(np.mean(row[name])) for name in BY_PHASE if name in row}, 'runs': len(row['seconds'])}
+                 for row in rows]
+        return Figure('Throughput and memory by phase', svg(figure, 'Tokens a second and memory by phase'), csv_text(table),
+                      'Memory is the most that a process has held from its start to the end of the phase.'
+                      if len(panels) > 1 or 'tokens_per_second' not in panels else '')
 
 
 def svg(figure: matplotlib.figure.Figure, label: str) -> str:
@@ -108,15 +118,22 @@ def svg(figure: matplotlib.figure.Figure, label: str) -> str:
     drawn = text.getvalue()
     drawn = re.sub(r'<metadata>.*?</metadata>', '', drawn[drawn.index('<svg'):], flags=re.S).replace(INK, 'currentColor')
     head, rest = drawn.split('>', 1)
+    width = figure.get_figwidth() / WIDTH * 73  # rem: letters of all figures are of one size
     head = re.sub(r' (width|height)="[^"]*"', '', head)  # the page decides
-    prefix = re.sub(r'[^a-z0-9]+', '-', label.lower())
+    prefix = slug(label)
     rest = re.sub(r'(\bid="|url\(#|href="#)', rf'\g<1>{prefix}-', rest)
-    return head.replace('<svg', f'<svg role="img" aria-label="{label}"', 1) + '>' + rest
+    told = f'role="img" aria-label="{html.escape(label)}" style="max-width: {width:.1f}rem"'
+    return head.replace('<svg', f'<svg {told}', 1) + '>' + rest
 
 
-def _csv(rows: Sequence[dict]) -> str:
+def slug(text: str) -> str:
+    return re.sub(r'[^a-z0-9]+', '-', text.lower()).strip('-')
+
+
+def csv_text(rows: Sequence[Mapping]) -> str:
+    """One line a row; a row without a column leaves it empty."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]))
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

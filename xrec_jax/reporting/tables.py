@@ -12,7 +12,7 @@ import numpy as np
 from xrec_jax.metrics import text as text_metrics
 from xrec_jax.metrics.spread import spread
 from xrec_jax.phases.scorers import SUMMARY, labels
-from xrec_jax.reporting.collect import Group, differences
+from xrec_jax.reporting.collect import BY_PHASE, Group, by_phase, differences
 
 BOUNDS = ('Shuffled', 'True reasons')  # rows of configs/recpie.py that bound what can be had: never the best
 LOWER = ('log_loss', 'mae', 'rmse', 'mae_stars', 'rmse_stars')  # metrics of which less is better
@@ -59,7 +59,7 @@ def result_tables(groups: Sequence[Group]) -> list[Table]:
     """Test metrics of each scorer, one table for each kind of judgement; best means in bold."""
     tables = []
     for kind, key in SUMMARY.items():
-        found = {(group.name, scorer): _values(group, key, scorer) for group in groups
+        found = {(group.name, scorer): values_of(group, key, scorer) for group in groups
                  for scorer in dict.fromkeys(name for run in group.runs for name in run.summary.get(key, {}))}
         if not found:
             continue
@@ -94,8 +94,8 @@ def text_tables(groups: Sequence[Group]) -> list[Table]:
         *(f'{scorer} {what}' for what in ('review → text', 'text → review', 'text alone'))), rows)]
 
 
-def _values(group: Group, key: str, scorer: str) -> dict[str, list[float]]:
-    """Metric → its value in each run, or for each seed of a run that has fitted several."""
+def values_of(group: Group, key: str, scorer: str) -> dict[str, list[float]]:
+    """Metric → its value on the test split in each run, or for each seed of a run that has fitted several."""
     result: dict[str, list[float]] = {}
     for run in group.runs:
         of_seeds = run.summary.get(f'{key}_of_seeds', {}).get(scorer, {}).get('test')
@@ -116,15 +116,13 @@ def _marked(names: Sequence[Sequence[str]], values: Sequence[Sequence[Sequence[f
 
 
 def seconds_table(groups: Sequence[Group]) -> Table:
-    """Seconds and tokens a second by phase."""
-    rows = []
-    for group in groups:
-        for phase in group.runs[0].summary['seconds']:
-            seconds = [run.summary['seconds'].get(phase, np.nan) for run in group.runs]
-            rates = [np.median(rate) for run in group.runs if (rate := [
-                row['tokens_per_second'] for row in run.metrics if row['phase'] == phase and 'tokens_per_second' in row])]
-            rows.append((group.name, phase, spread(seconds, 1), spread(rates, 0) if rates else '–'))
-    return Table.of('Time by phase', ('run', 'phase', 'seconds', 'tokens/s (median step)'), rows)
+    """Seconds, tokens a second and memory by phase; the latter two where any phase tells them."""
+    rows = [(group.name, row) for group in groups for row in by_phase(group.runs)]
+    told = {name: title for name, title in BY_PHASE.items() if any(name in row for _, row in rows)}
+    return Table.of('Time and memory by phase', ('run', 'phase', 'seconds', *told.values()), [
+        (name, row['phase'], spread(row['seconds'], 1),
+         *(spread(row[key], 0 if key == 'tokens_per_second' else 2) if key in row else '–' for key in told))
+        for name, row in rows])
 
 
 # --------------------------------------------------------------------------------------------- text

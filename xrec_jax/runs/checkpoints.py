@@ -14,6 +14,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 import orbax.checkpoint as ocp
 
+from xrec_jax.errors import UserError
 from xrec_jax.parallel import distributed, sharding
 from xrec_jax.runs import files, progress
 
@@ -65,6 +66,26 @@ class Checkpoints:
         self._manager.close()
         if kind is None:
             distributed.barrier(f'{self.directory}-closed')
+
+
+def read(directory: files.Path, fresh: Any) -> tuple[int, Any]:
+    """(steps done, state) of the newest checkpoint, in the shape of `fresh`, with nothing changed on disk.
+
+    Of one process alone. UserError where there is none, or it cannot be read.
+    """
+    if not directory.exists():
+        raise UserError(f'{directory} does not exist: the run has lost its checkpoints, or never came to them.')
+    place = directory if files.is_remote(directory) else directory.absolute()
+    with ocp.CheckpointManager(place, options=ocp.CheckpointManagerOptions(create=False)) as manager:
+        step = manager.latest_step()
+        if step is None:
+            raise UserError(f'{directory} holds no checkpoint.')
+        try:
+            return step, manager.restore(step, args=ocp.args.StandardRestore(
+                jax.tree.map(ocp.utils.to_shape_dtype_struct, fresh)))
+        except (ValueError, KeyError, OSError) as error:  # as in `Checkpoints.restore`
+            raise UserError(f'{directory / str(step)} is damaged or of another version ({_first_line(error)}); the '
+                            'train command of the run makes it anew.') from error
 
 
 def _everywhere(state: Any) -> Any:

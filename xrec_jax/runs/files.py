@@ -6,7 +6,7 @@ or, of a place with "://" in its name (gs://BUCKET/RUN), an `epath.Path`, which 
   `as_path`       what a user wrote → a path
   `write_whole`   a file: on a disk written beside its place and renamed to it. An object in a bucket appears when all
                   of it is there, so it is written on this machine, and sent
-  `folder`        the same for several files, of libraries that know of disks alone
+  `folder`        the same for several files, of libraries that know of disks alone; `mirror`, while they are written
   `append`        a line to a file. Objects cannot grow: in a bucket all of it is sent again
   `read_table`    a Parquet file
 """
@@ -83,14 +83,27 @@ def write_whole(path: Path, write: Callable[[pathlib.Path], None], everywhere: b
 def folder(path: Path) -> Iterator[pathlib.Path]:
     """A folder on this machine to write files into: `path`, or for a bucket another one, whose files are sent at the
     end."""
+    local, send = mirror(path)
+    yield local
+    send()
+
+
+def mirror(path: Path, everywhere: bool = False) -> tuple[pathlib.Path, Callable[[], None]]:
+    """A folder on this machine to write into for long, `path` itself where it can be; and what sends those of its files
+    to a bucket that have changed since they were sent. `everywhere` as in `write_whole`."""
     if not is_remote(path):
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as name:
-        yield pathlib.Path(name)
-        for file in sorted(pathlib.Path(name).rglob('*')):
-            if file.is_file():
-                write_whole(path / file.relative_to(name), functools.partial(shutil.copyfile, file))
+        return path, lambda: None
+    own, sent = tempfile.TemporaryDirectory(), {}
+    local = pathlib.Path(own.name)
+
+    def send(own=own) -> None:  # the folder lives as long as this function
+        for file in sorted(local.rglob('*')):
+            stamp = file.stat().st_size, file.stat().st_mtime_ns
+            if file.is_file() and sent.get(file) != stamp:
+                write_whole(path / file.relative_to(local), functools.partial(shutil.copyfile, file), everywhere)
+                sent[file] = stamp
+
+    return local, send
 
 
 def append(path: Path, text: str) -> None:

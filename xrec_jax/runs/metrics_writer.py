@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from xrec_jax.runs import files
-from xrec_jax.runs.watch import peak_memory_gib
+from xrec_jax.runs.watch import peak_host_memory_gib, peak_memory_gib
 
 # How names of figures begin that tell of the process and the machine: they differ from run to run.
 OF_THE_PROCESS = ('seconds', 'tokens_per_second', 'compiles', 'tflops_per_device', 'mfu', 'peak_memory_gib')
@@ -32,6 +32,7 @@ class MetricsWriter:
         values = {name: float(value) for name, value in metrics.items()}
         if (peak := peak_memory_gib()) is not None:
             values['peak_memory_gib'] = peak
+        values['peak_memory_gib_host'] = peak_host_memory_gib()
         files.append(self.path, json.dumps({'phase': phase, 'step': step} | values) + '\n')
         for observe in self.observers:
             observe(phase, step, values)

@@ -98,9 +98,7 @@ class PartsWriter:
         with pq.ParquetWriter(path, self.schema) as writer:
             for step in sorted(groups):
                 table = pa.concat_tables([files.read_table(self._parts / name) for name in groups[step]])
-                # The processes' rows of a step stand one after the other, as one process would have written them.
-                order = pc.sort_indices(table, sort_keys=[('step', 'ascending')]) if len(groups[step]) > 1 else None
-                writer.write_table(table if order is None else table.take(order))
+                writer.write_table(_as_of_one(table) if len(groups[step]) > 1 else table)
 
     def _name(self, step: int) -> str:
         return f'{step:08}-{jax.process_index():05}.parquet'
@@ -114,6 +112,15 @@ class PartsWriter:
 
     def _commit(self, manifest: dict) -> None:
         write_whole(self._parts / 'manifest.json', lambda path: path.write_text(json.dumps(manifest) + '\n'))
+
+
+def _as_of_one(table: pa.Table) -> pa.Table:
+    """The processes' rows in the order in which one process would have written them: by step, and in it one kind of
+    texts after the other, as they first appear."""
+    keys = {'step': table['step']}
+    if 'kind' in table.column_names:
+        keys['kind'] = table['kind'].combine_chunks().dictionary_encode().indices
+    return table.take(pc.sort_indices(pa.table(keys), sort_keys=[(name, 'ascending') for name in keys]))
 
 
 def _step(name: str) -> int:

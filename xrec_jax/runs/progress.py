@@ -40,6 +40,16 @@ def bar(title: str, total: int, done: int = 0, unit: str = 'steps') -> Iterator[
         yield advance
 
 
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Prints nothing meanwhile."""
+    before, CONSOLE.quiet = CONSOLE.quiet, True
+    try:
+        yield
+    finally:
+        CONSOLE.quiet = before
+
+
 def say(line: str) -> None:
     """Prints one line."""
     CONSOLE.print(line, markup=False, soft_wrap=True)

@@ -9,7 +9,7 @@ import ml_collections
 from xrec_jax.runs import files
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # by identity, so that what is made of one can be cached
 class Fitted:
     """A trained predictor; of several seeds, `params` are stacked along a leading axis."""
 

@@ -6,6 +6,9 @@ finding a pair is two dozen comparisons whatever the size. A later phase's expla
 earlier one's; pairs that it did not write stay.
 """
 
+import bisect
+import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -17,13 +20,18 @@ from xrec_jax.runs import files
 COLUMNS = ('user_id', 'item_id', 'kind', 'text', 'split', 'in_form', 'llm_score', 'truncated')
 SCHEMA_ADDED = pa.field('phase', pa.string())  # that wrote it
 ROWS = 1 << 20  # of a record batch
+PLACE = 'store/explanations.arrow'  # in the folder of a run
 
 
 def publish(workdir: files.Path, path: files.Path) -> files.Path:
     """Puts the explanations of a phase's file `path` into the store of a run; its path."""
-    new = files.read_table(path, columns=list(COLUMNS))
-    new = new.append_column(SCHEMA_ADDED, pa.array([path.stem] * len(new), pa.string()))
-    store = workdir / 'store' / 'explanations.arrow'
+    return put(workdir, files.read_table(path, columns=list(COLUMNS)), path.stem)
+
+
+def put(workdir: files.Path, new: pa.Table, phase: str) -> files.Path:
+    """Puts explanations with `COLUMNS` into the store of a run, in place of what it has of the same pairs; its path."""
+    new = new.append_column(SCHEMA_ADDED, pa.array([phase] * len(new), pa.string()))
+    store = workdir / PLACE
     if store.exists():
         old = _read(store)
         pairs = new.select(['user_id', 'item_id']).group_by(['user_id', 'item_id']).aggregate([])
@@ -46,42 +54,49 @@ class Store:
     """The stored explanations of a run."""
 
     def __init__(self, workdir: files.Path):
-        path = workdir / 'store' / 'explanations.arrow'
+        path = workdir / PLACE
         if not path.exists():
             raise UserError(f'{workdir} holds no stored explanations (store/explanations.arrow): its schedule has not '
                             'come to a phase explain yet, or it is no run.')
         self.table = _read(path)
-        self._batches = self.table.to_batches()
-        self._starts = np.cumsum([0, *map(len, self._batches)])
+        self._batches = [batch.columns for batch in self.table.to_batches() if len(batch)]
+        self._heads = [(columns[0][0].as_py(), columns[1][0].as_py()) for columns in self._batches]  # first pairs
 
     def find(self, user: str, item: str) -> list[dict]:
         """The explanations of a pair, one dict of columns each; [] where there are none."""
-        start, end = (self._first(holds) for holds in (lambda pair: pair >= (user, item),
-                                                       lambda pair: pair > (user, item)))
-        return self.table.slice(start, end - start).to_pylist()
+        found = []
+        for columns, row in self._rows((user, item)):
+            if columns[1][row].as_py() != item or columns[0][row].as_py() != user:
+                break
+            found.append({name: column[row].as_py() for name, column in zip(self.table.column_names, columns)})
+        return found
 
     def missing(self, user: str, item: str) -> str:
         """Says why a pair is not there, for a person."""
-        start = self._first(lambda pair: pair >= (user, ''))
-        if start < len(self.table) and self._pair(start)[0] == user:
-            end = self._first(lambda pair: pair > (user, '\U0010ffff'))
-            items = list(dict.fromkeys(self._pair(row)[1] for row in range(start, min(end, start + 1000))))
+        if items := self.items_of(user):
             return (f'no explanation is stored of item "{item}" for user "{user}", who has {len(items)} '
                     f'explained items.{nearest(item, items)}')
         return f'no explanation is stored for user "{user}".'
 
-    def _pair(self, row: int) -> tuple[str, str]:
-        batch = int(np.searchsorted(self._starts, row, side='right')) - 1
-        at = row - int(self._starts[batch])
-        return self._batches[batch].column(0)[at].as_py(), self._batches[batch].column(1)[at].as_py()
+    def items_of(self, user: str, most: int = 1000) -> list[str]:
+        """The items that are explained to a user, in their order, of the first `most` explanations."""
+        found: dict[str, bool] = {}
+        for columns, row in itertools.islice(self._rows((user, '')), most):
+            if columns[0][row].as_py() != user:
+                break
+            found[columns[1][row].as_py()] = True
+        return list(found)
 
-    def _first(self, holds) -> int:
-        """The first row whose pair `holds`, by halving."""
-        low, high = 0, len(self.table)
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (low, middle) if holds(self._pair(middle)) else (middle + 1, high)
-        return low
+    def _rows(self, pair: tuple[str, str]) -> Iterator[tuple[list[pa.Array], int]]:
+        """(columns of a batch, row) of all rows from the first on whose pair is not before `pair`."""
+        # The batch before the first that begins with the pair or behind it may end with it.
+        start = max(0, bisect.bisect_left(self._heads, pair) - 1)
+        for number, columns in enumerate(self._batches[start:]):
+            users, items, row = columns[0], columns[1], 0
+            if number == 0:
+                row = bisect.bisect_left(range(len(users)), pair, key=lambda at: (users[at].as_py(), items[at].as_py()))
+            for at in range(row, len(users)):
+                yield columns, at
 
 
 def _read(path: files.Path) -> pa.Table:

@@ -4,7 +4,9 @@
     metrics.jsonl               one row a step: step, phase, name → value
     checkpoints/<phase>/        the state of each phase (`checkpoints.py`)
     explanations/<phase>.parquet
+    examples/<phase>.parquet    what they are about: histories, targets, likes (`phases.explained`)
     adapters/<phase>/           what `tune` made, as PEFT keeps adapters
+    wandb.json                  project and id of its run at Weights & Biases (`watch.py`)
     processes/                  where each of several processes is (`heartbeat.py`)
     summary.json                the final metrics, versions, seed, device, timings
 

@@ -28,7 +28,7 @@ All is plain `jnp`: several seeds are a `vmap` over states, and another learning
 """
 
 from xrec_jax.recommenders.ranking.data import Batch, Data, Positives, Queries, Targets, make_data
-from xrec_jax.recommenders.ranking.evaluation import counts, evaluate, recommend
+from xrec_jax.recommenders.ranking.evaluation import counts, evaluate, recommend, scores
 from xrec_jax.recommenders.ranking.negatives import draw_negatives
 from xrec_jax.recommenders.ranking.training import (
     Loss, RankingConfig, State, abstract_state, finished, fit, init_seeds, init_state, pairwise, run_epoch,
@@ -36,4 +36,4 @@ from xrec_jax.recommenders.ranking.training import (
 
 __all__ = ['Batch', 'Data', 'Loss', 'Positives', 'Queries', 'RankingConfig', 'State', 'Targets', 'abstract_state',
            'counts', 'draw_negatives', 'evaluate', 'finished', 'fit', 'init_seeds', 'init_state', 'make_data',
-           'pairwise', 'recommend', 'run_epoch', 'run_epoch_of_seeds', 'state_specs']
+           'pairwise', 'recommend', 'run_epoch', 'run_epoch_of_seeds', 'scores', 'state_specs']

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from flax import linen as nn
@@ -27,24 +28,38 @@ def recommend(model: nn.Module, params: Any, data: Data, queries: Queries, k: in
 
 def best_items(model: nn.Module, params: Any, data: Data, queries: Queries, k: int) -> jax.Array:
     """`recommend`, to be called within a `jit`."""
-    variables = {'params': params, **data.constants}
-    num_items = data.counts.shape[0]
-    items = model.apply(variables, method='item_vectors')  # [I, E]
-    bias = model.apply(variables, method='item_bias') if hasattr(model, 'item_bias') else jnp.zeros(num_items)
-    users = functools.partial(model.apply, variables, method='user_vectors')
-    popularity = data.counts.astype(jnp.float32)
+    num_items, score = data.counts.shape[0], _scorer(model, params, data, queries)
 
     def block(query):
-        history = histories(queries.sequence, query.stop, query.length, queries.width)
-        scores = tables.scores(users(query.user, history), items) + bias  # [b, I]
-        scores = jnp.where(_cold(data, query)[:, None], popularity, scores)
-        scores = jnp.where(data.counts > 0, scores, _UNSEEN)
+        scores = jnp.where(data.counts > 0, score(query), _UNSEEN)
         scores = scores.at[query.seen_row, query.seen_item].set(-jnp.inf, mode='drop')
         best, top = top_k(scores, min(k, num_items), data.mesh)
         return jnp.pad(jnp.where(best > -jnp.inf, top, -1), ((0, 0), (0, max(0, k - num_items))), constant_values=-1)
 
-    shared = dataclasses.replace(queries, sequence=None)
-    return jax.lax.map(block, shared).reshape(-1, k)
+    return jax.lax.map(block, dataclasses.replace(queries, sequence=None)).reshape(-1, k)
+
+
+@functools.partial(jax.jit, static_argnames=('model',))
+def scores(model: nn.Module, params: Any, data: Data, queries: Queries) -> jax.Array:
+    """float32 [n * b, I]: how each of `queries` (its filling too) scores every item, those it has met too."""
+    score = _scorer(model, params, data, queries)
+    return jax.lax.map(score, dataclasses.replace(queries, sequence=None)).reshape(-1, data.counts.shape[0])
+
+
+def _scorer(model: nn.Module, params: Any, data: Data, queries: Queries) -> Callable[[Queries], jax.Array]:
+    """A block of `queries` → the scores [b, I] of all items: by popularity for users whom the model cannot tell apart."""
+    variables = {'params': params, **data.constants}
+    items = model.apply(variables, method='item_vectors')  # [I, E]
+    bias = model.apply(variables, method='item_bias') if hasattr(model, 'item_bias') else jnp.zeros(items.shape[0])
+    users = functools.partial(model.apply, variables, method='user_vectors')
+    popularity = data.counts.astype(jnp.float32)
+
+    def block(query: Queries) -> jax.Array:
+        history = histories(queries.sequence, query.stop, query.length, queries.width)
+        own = tables.scores(users(query.user, history), items) + bias
+        return jnp.where(_cold(data, query)[:, None], popularity, own)
+
+    return block
 
 
 def top_k(scores: jax.Array, k: int, mesh: Mesh | None = None) -> tuple[jax.Array, jax.Array]:
