@@ -26,8 +26,9 @@ from xrec_jax.phases import writing
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = ('README.md', 'docs/*.md', 'launch/*.md', 'xrec_jax/data/README.md', 'xrec_jax/language/tiny/README.md')
-# Flags that are defined by what an entry point calls, and by absl.
-SHARED = {'cli.define_run_flags': 'xrec_jax/cli.py', 'watch.define_flags': 'xrec_jax/runs/watch.py'}
+# Flags that are defined by what a program calls, and by absl.
+SHARED = {'cli.define_run_flags': 'xrec_jax/cli.py', 'watch.define_flags': 'xrec_jax/runs/watch.py',
+          'sides.options': 'bench/sides.py'}
 ABSL = {'help', 'helpfull', 'v'}
 
 
