@@ -21,6 +21,8 @@ from xrec_jax.metrics import attributes
 ALONE = {'coverage': 'coverage', 'distinct1': 'distinct-1', 'distinct2': 'distinct-2', 'unique': 'unique'}
 COMPARED = {'bleu': 'BLEU', 'rouge1': 'ROUGE-1', 'rouge2': 'ROUGE-2', 'rougeL': 'ROUGE-L'}
 LABELS = ALONE | COMPARED
+# Of a model that scores texts (BARTScore, LMScore).
+SCORES = {'informativeness': 'review → text', 'reverse': 'text → review', 'fluency': 'text alone'}
 
 WORD = re.compile(r"\w+(?:['’-]\w+)*")
 

@@ -36,7 +36,6 @@ from xrec_jax.runs.explanations import newest, read_explanations
 from xrec_jax.runs.parts import PartsWriter
 from xrec_jax.runs.state import RunState
 
-SCORES = {'informativeness': 'review → text', 'reverse': 'text → review', 'fluency': 'text alone'}
 SCHEMA = pa.schema([
     ('explanations', pa.string()),  # the phase `explain` that wrote the text, by its name
     ('kind', pa.string()),  # as in the table of explanations
@@ -45,7 +44,7 @@ SCHEMA = pa.schema([
     ('text', pa.string()),
     ('reference', pa.string()),  # the user's review of the item; null: there is none
     ('terms', pa.list_(pa.string())),
-    *((name, pa.float32()) for name in SCORES),  # nats a token; null: nothing to score by
+    *((name, pa.float32()) for name in text_metrics.SCORES),  # nats a token; null: nothing to score by
     ('step', pa.int32()),
 ])
 PART = 512  # texts between checkpoints
@@ -249,7 +248,7 @@ def figures(table: pa.Table) -> dict[str, dict[str, float | None]]:
         found = {'count': len(texts), 'with_reference': len(texts) - group.rows['reference'].null_count}
         found |= text_metrics.text_metrics(texts, group.rows['reference'].to_pylist(),
                                            [row or [] for row in group.rows['terms'].to_pylist()])
-        found |= {name: pc.mean(group.rows[name]).as_py() for name in SCORES}
+        found |= {name: pc.mean(group.rows[name]).as_py() for name in text_metrics.SCORES}
         result[group.title] = {name: None if value is None or np.isnan(value) else value
                                for name, value in found.items()}
     return result
@@ -260,13 +259,13 @@ def figures_table(title: str, result: dict) -> rich.table.Table:
     scorer = result['scorer']
     columns = {'count': 'texts', **text_metrics.LABELS}
     if scorer:
-        columns |= {name: f'{scorer}\n{what}' for name, what in SCORES.items()}
+        columns |= {name: f'{scorer}\n{what}' for name, what in text_metrics.SCORES.items()}
     table = rich.table.Table(title=title, title_justify='left')
     table.add_column('')
     for column in columns.values():
         table.add_column(column, justify='right')
     for name, values in result['texts'].items():
         table.add_row(name, *('–' if (value := values[metric]) is None else f'{value:,}' if metric == 'count' else
-                              f'{value:.2f}' if metric == 'bleu' or metric in SCORES else f'{value:.3f}'
+                              f'{value:.2f}' if metric == 'bleu' or metric in text_metrics.SCORES else f'{value:.3f}'
                               for metric in columns))
     return table

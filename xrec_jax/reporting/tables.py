@@ -76,22 +76,22 @@ def result_tables(groups: Sequence[Group]) -> list[Table]:
 
 def text_tables(groups: Sequence[Group]) -> list[Table]:
     """Figures of `judge(text)`, of runs that have them."""
-    rows, scorers = [], set()
-    for group in groups:
-        judged = [value for run in group.runs for value in run.summary.values()
-                  if isinstance(value, dict) and 'texts' in value and 'scorer' in value]
-        scorers |= {one['scorer'] for one in judged}
+    rows = []
+    judged_of = [[value for run in group.runs for value in run.summary.values()
+                  if isinstance(value, dict) and 'texts' in value and 'scorer' in value] for group in groups]
+    scorers = {one['scorer'] for judged in judged_of for one in judged} - {None}  # None: texts were not scored
+    scores = text_metrics.SCORES if scorers else {}
+    for group, judged in zip(groups, judged_of):
         for name in dict.fromkeys(name for one in judged for name in one['texts']):
             figures = [one['texts'][name] for one in judged if name in one['texts']]
             rows.append((group.name, name, *(
                 spread(values, 3) if (values := [one[metric] for one in figures if one.get(metric) is not None]) else '–'
-                for metric in (*text_metrics.LABELS, 'informativeness', 'reverse', 'fluency'))))
+                for metric in (*text_metrics.LABELS, *scores))))
     if not rows:
         return []
-    scorer = ' and '.join(sorted(str(one) for one in scorers))
+    scorer = ' and '.join(sorted(scorers))
     return [Table.of('Explanations as texts, test split', (
-        'run', 'explanations', *text_metrics.LABELS.values(),
-        *(f'{scorer} {what}' for what in ('review → text', 'text → review', 'text alone'))), rows)]
+        'run', 'explanations', *text_metrics.LABELS.values(), *(f'{scorer} {what}' for what in scores.values())), rows)]
 
 
 def values_of(group: Group, key: str, scorer: str) -> dict[str, list[float]]:
