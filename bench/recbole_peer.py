@@ -8,6 +8,7 @@
 DIR/ml-100k holds RecBole's atomic files, as `bench/recommenders.py` writes them. With `NAME.train.inter`,
 `NAME.valid.inter` and `NAME.test.inter` the split is theirs; with `NAME.inter` it is leave-one-out by time,
 ranking all items. Prints one JSON line: figures of validation and test, epochs, and the seconds of each.
+RecBole's models of sequences rank what a user has met too; `test_masked` has them without, as its other models.
 `--fast` runs SASRec by bench/recbole_sasrec.py: the same computation in distribution, many times as fast on a
 CPU; its epochs are no measure of RecBole's speed. `--check_fast` shows that, dropout off, both compute the same.
 
@@ -18,6 +19,7 @@ file that RecBole itself has just written, and `ray`, which it imports for tunin
 import argparse
 import json
 import logging
+import math
 import pathlib
 import sys
 import tempfile
@@ -99,9 +101,37 @@ def run(model_name: str, data: pathlib.Path, seed: int, settings: dict, fast: bo
     result = trainer.evaluate(test, load_best_model=True, show_progress=False)
     return {'peer': 'RecBole', 'version': '1.2.1', 'torch': torch.__version__, 'threads': torch.get_num_threads(),
             'model': model_name, 'seed': seed, 'settings': settings, 'fast': fast, 'epochs': len(train_seconds),
-            'valid': dict(figures), 'test': dict(result), 'parameters': sum(p.numel() for p in model.parameters()),
+            'valid': dict(figures), 'test': dict(result), **masked(config, model, (train, valid), test), 'parameters': sum(p.numel() for p in model.parameters()),
             'seconds': {'prepare': prepared - begin, 'fit': fitted - prepared, 'test': time.perf_counter() - fitted},
             'train_seconds': train_seconds, 'valid_seconds': valid_seconds}
+
+
+def masked(config, model, seen_in: tuple, test) -> dict[str, dict[str, float]]:
+    """`test_masked` of a model of sequences as it stands: Recall@10 and NDCG@10 among items that the user has not met.
+
+    `seen_in`: the loaders whose sequences and targets a user has met. {} for other models, whose lists are so already.
+    """
+    from recbole.utils import ModelType
+    import torch
+    if config['MODEL_TYPE'] != ModelType.SEQUENTIAL:
+        return {}
+    met = {}
+    for loader in seen_in:
+        feat = loader._dataset.inter_feat
+        for user, target, items, length in zip(*(feat[name].tolist() for name in (
+                model.USER_ID, model.ITEM_ID, model.ITEM_SEQ, model.ITEM_SEQ_LEN))):
+            met.setdefault(user, {0}).update((target, *items[:length]))  # 0 pads
+    ranks = []
+    with torch.no_grad():
+        for interaction, _, _, targets in test:
+            scores = model.eval().full_sort_predict(interaction).view(-1, model.n_items)
+            for row, user in enumerate(interaction[model.USER_ID].tolist()):
+                scores[row, list(met[user])] = -math.inf
+            ranks.append((scores > scores[torch.arange(len(scores)), targets][:, None]).sum(dim=1) + 1)
+    ranks = torch.cat(ranks).double()
+    hits = ranks <= 10
+    return {'test_masked': {'recall@10': hits.double().mean().item(),
+                            'ndcg@10': (hits / torch.log2(ranks + 1)).mean().item()}}
 
 
 def _clock(trainer, name: str) -> list[float]:
