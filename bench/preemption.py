@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from xrec_jax.runs.metrics_writer import OF_THE_PROCESS  # noqa: E402
+from xrec_jax.runs.metrics_writer import repeatable  # noqa: E402
 
 PHASE = re.compile(r'^(\d\d-\w+-\w+): ', re.M)
 
@@ -101,8 +101,7 @@ def figures(workdir: pathlib.Path) -> dict[str, Any]:
     found = {}
     for line in (workdir / 'metrics.jsonl').read_text().splitlines():
         row = json.loads(line)
-        found[f'metrics {row["phase"]} {row["step"]}'] = json.dumps(
-            {name: value for name, value in row.items() if not name.startswith(OF_THE_PROCESS)})
+        found[f'metrics {row["phase"]} {row["step"]}'] = json.dumps(repeatable(row))
     for path in sorted((workdir / 'explanations').glob('*.parquet')):
         found[f'explanations {path.stem}'] = pq.read_table(path)
     if (workdir / 'summary.json').exists():

@@ -25,7 +25,7 @@ from xrec_jax.phases import (align, asked, contrast, explain, explain_bounds, ex
 from xrec_jax.phases.settings import settings_of
 from xrec_jax.recommenders import training
 from xrec_jax.runs.explanations import newest, read_explanations
-from xrec_jax.runs.metrics_writer import OF_THE_PROCESS, read_metrics
+from xrec_jax.runs.metrics_writer import read_metrics, repeatable
 from xrec_jax.runs.parts import PartsWriter
 from xrec_jax.runs.store import Store
 from xrec_jax.runs.workdir import open_workdir
@@ -152,8 +152,7 @@ def test_a_run_that_is_stopped_again_and_again_ends_with_the_same_bits(unbroken,
     broken = tmp_path / 'broken'
     _, again = resumed(lambda: run(short_config(language_model), broken))
     assert {phase.split('-')[-1] for phase in stopped_in} >= {'frozen', 'on_frozen', 'first', 'contrast'}, stopped_in
-    strip = lambda path: [{name: value for name, value in row.items() if not name.startswith(OF_THE_PROCESS)}
-                          for row in read_metrics(path / 'metrics.jsonl')]
+    strip = lambda path: [repeatable(row) for row in read_metrics(path / 'metrics.jsonl')]
     assert strip(broken) == strip(workdir)
     for phase, path in state.explanations.items():
         assert read_explanations(path).equals(read_explanations(again.explanations[phase])), phase

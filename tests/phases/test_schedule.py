@@ -13,7 +13,7 @@ from xrec_jax.parallel import mesh as meshes
 from xrec_jax.phases import schedule, task as tasks
 from xrec_jax.runs.compiles import Recompilations
 from xrec_jax.runs.explanations import ExplanationWriter
-from xrec_jax.runs.metrics_writer import OF_THE_PROCESS, read_metrics
+from xrec_jax.runs.metrics_writer import read_metrics, repeatable
 from xrec_jax.runs.workdir import open_workdir
 
 
@@ -55,8 +55,7 @@ def unbroken(language_model, tmp_path_factory, compiled_again):
 
 
 def metrics(workdir):
-    return [{name: value for name, value in row.items() if not name.startswith(OF_THE_PROCESS)}
-            for row in read_metrics(workdir / 'metrics.jsonl')]
+    return [repeatable(row) for row in read_metrics(workdir / 'metrics.jsonl')]
 
 
 def tables(workdir):

@@ -15,7 +15,7 @@ from xrec_jax.language.prompts import Prompt
 from xrec_jax.language.packing import Example
 from xrec_jax.parallel import mesh as meshes
 from xrec_jax.phases import schedule, task as tasks, tune, tune_forms
-from xrec_jax.runs.metrics_writer import OF_THE_PROCESS, read_metrics
+from xrec_jax.runs.metrics_writer import read_metrics, repeatable
 from xrec_jax.runs.workdir import open_workdir
 
 ANSWERS = ('the customer likes it', 'the customer will not like the film', 'yes')
@@ -67,8 +67,7 @@ def unbroken(material, tmp_path_factory):
 
 
 def metrics(workdir):
-    return [{name: value for name, value in row.items() if not name.startswith(OF_THE_PROCESS)}
-            for row in read_metrics(workdir / 'metrics.jsonl')]
+    return [repeatable(row) for row in read_metrics(workdir / 'metrics.jsonl')]
 
 
 def test_it_learns_logs_and_keeps_the_best_adapter(unbroken, material):

@@ -2,12 +2,7 @@
 
 import jax.numpy as jnp
 
-from xrec_jax.runs.metrics_writer import OF_THE_PROCESS, MetricsWriter, read_metrics
-
-
-def apart(row):
-    """A row without what tells of the process."""
-    return {name: value for name, value in row.items() if not name.startswith(OF_THE_PROCESS)}
+from xrec_jax.runs.metrics_writer import MetricsWriter, read_metrics, repeatable
 
 
 def test_rewind_takes_out_later_rows_of_that_phase_and_a_cut_off_row(tmp_path):
@@ -18,7 +13,7 @@ def test_rewind_takes_out_later_rows_of_that_phase_and_a_cut_off_row(tmp_path):
         file.write('{"phase": "align", "st')
     writer.rewind('align', 1)
     writer.write('align', 2, {'loss': 7})
-    assert [apart(row) for row in read_metrics(writer.path)] == [
+    assert [repeatable(row) for row in read_metrics(writer.path)] == [
         {'phase': 'fit', 'step': 1, 'loss': 1.0}, {'phase': 'align', 'step': 1, 'loss': 1.0},
         {'phase': 'align', 'step': 2, 'loss': 7.0}]
     assert [row['step'] for row in read_metrics(writer.path, 'fit')] == [1]

@@ -11,7 +11,7 @@ from typing import Any
 from xrec_jax.runs import files
 from xrec_jax.runs.watch import peak_host_memory_gib, peak_memory_gib
 
-# How names of figures begin that tell of the process and the machine: they differ from run to run.
+# How names of figures begin that tell of the process and the machine.
 OF_THE_PROCESS = ('seconds', 'tokens_per_second', 'compiles', 'tflops_per_device', 'mfu', 'peak_memory_gib')
 
 
@@ -45,3 +45,8 @@ def read_metrics(path: files.Path, phase: str | None = None) -> list[dict]:
     lines = path.read_text().split('\n')[:-1]  # what follows the last newline was cut off
     rows = [json.loads(line) for line in lines]
     return [row for row in rows if phase in (None, row['phase'])]
+
+
+def repeatable(row: Mapping[str, Any]) -> dict:
+    """A row without what tells of the process and the machine: the same in every run of the same config."""
+    return {name: value for name, value in row.items() if not name.startswith(OF_THE_PROCESS)}
