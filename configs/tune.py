@@ -58,6 +58,7 @@ def tune_config(*files: str) -> ConfigDict:
         'epochs': 3,  # [A]
         'batch_size': 128,  # examples of an optimizer step; [A]
         'microbatch_size': 4,  # rows of a forward and backward pass; [A]
+        'together': 1,  # examples, one behind the other in their file, that always share a step
         'patience': 0,  # epochs without a better held-out loss before it stops; 0: all epochs
         'optimizer': {
             'learning_rate': 3e-4,  # [A]

@@ -43,8 +43,9 @@ def get_config(argument: str = 'ml-100k') -> ConfigDict:
     })
     for name in models:
         config[name] = ConfigDict({'model': {'name': name} | ({} if name == 'popularity' else {'embed_dim': 64})})
-    for name in {'bpr', 'lightgcn'}.intersection(models):
-        # They begin as lists of the popular, and it takes many epochs of no gain to leave that behind.
+    for name in {'bpr', 'lightgcn', 'sasrec'}.intersection(models):
+        # The first two begin as lists of the popular, and it takes many epochs of no gain to leave that behind; SASRec
+        # finds better ones after pauses of more than 11 epochs.
         config[name].training = ConfigDict({'patience': 30})
     if 'caser' in models:
         config.caser.sequence = ConfigDict({'stride': 1})  # so that each prediction has all of its few items to go by

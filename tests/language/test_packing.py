@@ -126,6 +126,21 @@ def test_an_epoch_sees_every_example_once():
     assert first.tolist() != packing.epoch([3, 5], (), (8, 1), 0).tolist()
 
 
+@pytest.mark.parametrize('ratio', [(), (3, 1)])
+def test_examples_that_belong_together_stay_side_by_side(ratio):
+    order = packing.epoch([6, 10], ratio, (0, 1), 0, together=2).reshape(-1, 2)
+    np.testing.assert_array_equal(order[:, 0] % 2, 0)
+    np.testing.assert_array_equal(order[:, 1], order[:, 0] + 1)
+    assert len(order) == 8 and (order[:, 0] < 6).sum() == (6 if ratio else 3)
+
+
+def test_one_that_is_too_long_takes_those_that_belong_to_it_along(tokenizer):
+    examples = [('to be', 'or'), ('not', 'to be'), ('be ' * 20, 'or', 0, 0), ('to', 'or'), ('be', 'not'), ('or', 'be')]
+    alone, pairs = (packing.encode(tokenizer, examples, 10, together) for together in (1, 2))
+    assert (len(alone), alone.num_dropped, len(pairs), pairs.num_dropped) == (5, 1, 4, 2)
+    np.testing.assert_array_equal(pairs.prompt_lengths, np.delete(alone.prompt_lengths, 2))
+
+
 def test_an_epoch_mixes_sources_by_ratio_and_goes_on_where_the_last_one_ended():
     sizes, epochs = [10, 30, 4], [packing.epoch([10, 30, 4], (3, 1, 0), (0, 1), number) for number in range(4)]
     for order in epochs:

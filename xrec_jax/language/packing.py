@@ -62,11 +62,11 @@ class Packed:
     count: np.ndarray  # int32 scalar
 
 
-def encode(tokenizer: Tokenizer, examples: Sequence[tuple], max_length: int) -> Encoded:
+def encode(tokenizer: Tokenizer, examples: Sequence[tuple], max_length: int, together: int = 1) -> Encoded:
     """Token ids of (prompt, response) pairs or `Example`s, each of at most `max_length` tokens.
 
     Of a prompt that is too long, tokens go from the left of its `cut_from` to `cut_to`; an example that is too long
-    even then is dropped. Both are counted.
+    even then is dropped, and with it the others of its `together` (`epoch`). Both are counted.
     """
     examples = [Example(*example) for example in examples]
     if not examples:  # which tokenizers refuse
@@ -79,22 +79,21 @@ def encode(tokenizer: Tokenizer, examples: Sequence[tuple], max_length: int) -> 
             for row, prompt in zip(rows, ids):
                 prompts[row] = prompt
     responses = encode_responses(tokenizer, [example.response for example in examples])
-    kept, num_cut, num_dropped = [], 0, 0
+    fitting, num_cut = [], 0
     for example, prompt, response in zip(examples, prompts, responses):
         excess = len(prompt) + len(response) - max_length
         if excess > 0:
             prompt = _cut(tokenizer, example, excess)
-            if prompt is None:
-                num_dropped += 1
-                continue
-            num_cut += 1
-        kept.append((prompt, response))
+            num_cut += prompt is not None
+        fitting.append(prompt and (prompt, response))
+    groups = [fitting[n:n + together] for n in range(0, len(fitting), together)]
+    kept = [pair for group in groups if all(group) for pair in group]
     lengths = np.array([len(prompt) + len(response) for prompt, response in kept], np.int64)
     return Encoded(
         tokens=np.fromiter((token for pair in kept for ids in pair for token in ids), np.int32, lengths.sum()),
         starts=np.concatenate([[0], np.cumsum(lengths)]),
         prompt_lengths=np.array([len(prompt) for prompt, _ in kept], np.int32),
-        num_cut=num_cut, num_dropped=num_dropped)
+        num_cut=num_cut, num_dropped=len(examples) - len(kept))
 
 
 def _cut(tokenizer: Tokenizer, example: Example, excess: int) -> list[int] | None:
@@ -192,12 +191,20 @@ def padding_share(batch: Packed) -> float:
     return 1 - np.count_nonzero(batch.segments) / max(1, int(batch.count) * batch.segments[0].size)
 
 
-def epoch(sizes: Sequence[int], ratio: Sequence[float], seed: tuple[int, ...], number: int) -> np.ndarray:
+def epoch(sizes: Sequence[int], ratio: Sequence[float], seed: tuple[int, ...], number: int, together: int = 1
+          ) -> np.ndarray:
     """The examples of epoch `number` (from 0), shuffled; sources lie one behind the other, `sizes` of each.
 
     Without a ratio each example comes once. With one, as many come in all, by the ratio from each source, which goes
-    on from epoch to epoch through shuffled passes of its own.
+    on from epoch to epoch through shuffled passes of its own. Each source's examples lie in groups of `together`,
+    which stay side by side: a step that takes so many, or a multiple, takes whole groups.
     """
+    sizes = [size // together for size in sizes]
+    groups = _epoch(sizes, ratio, seed, number)
+    return (together * groups[:, None] + np.arange(together)).ravel()
+
+
+def _epoch(sizes: Sequence[int], ratio: Sequence[float], seed: tuple[int, ...], number: int) -> np.ndarray:
     total = sum(sizes)
     if not len(ratio):
         return _random(*seed, 0, number).permutation(total)

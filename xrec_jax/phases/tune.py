@@ -157,9 +157,12 @@ def split(sources: Sequence[Sequence[Example]], share: float, seed: int) -> tupl
 def check_settings(task: Task, settings: ml_collections.ConfigDict) -> None:
     """UserError for sizes that do not fit each other or the model, a bad optimizer, a wrong ratio."""
     model = task.language.model.config
-    for name in ('epochs', 'batch_size', 'microbatch_size', 'max_length', 'log_every', 'checkpoint_every'):
+    for name in ('epochs', 'batch_size', 'microbatch_size', 'max_length', 'together', 'log_every', 'checkpoint_every'):
         if settings[name] < 1:
             raise UserError(f'tune.{name}={settings[name]}: should be at least 1.')
+    if settings.batch_size % settings.together:
+        raise UserError(f'tune.batch_size={settings.batch_size}: should be a multiple of tune.together='
+                        f'{settings.together}, the examples that share a step.')
     if settings.max_length > model.max_position_embeddings:
         raise UserError(f'tune.max_length={settings.max_length} exceeds the {model.max_position_embeddings} positions '
                         'of the model.')
@@ -206,8 +209,8 @@ def tune_on(task: Task, state: RunState, phase: str, index: int, settings: ml_co
     """
     tokenizer = task.language.tokenizer
     encode = functools.partial(packing.encode, tokenizer, max_length=settings.max_length)
-    parts, held_out = [encode(examples=source) for source in sources], encode(examples=valid)
-    unseen = encode(examples=test)
+    parts = [encode(examples=source, together=settings.together) for source in sources]
+    held_out, unseen = encode(examples=valid), encode(examples=test)
     ratio = tuple(settings.data.ratio)
     for at, part in enumerate(parts):
         if not len(part) and (not ratio or ratio[at]):
@@ -259,7 +262,8 @@ class _Run:
                 f'{self.steps:,} steps')
 
     def _epoch(self, number: int) -> np.ndarray:
-        return packing.epoch(self.sizes, tuple(self.settings.data.ratio), (self.task.seed, self.index), number)
+        return packing.epoch(self.sizes, tuple(self.settings.data.ratio), (self.task.seed, self.index), number,
+                             self.settings.together)
 
     def pack(self, examples: Encoded, index: np.ndarray) -> packing.Packed:
         """A batch on the mesh."""
