@@ -19,7 +19,7 @@ What comes out stands in docs/recpie.md.
 
 from ml_collections import ConfigDict
 
-from configs import expctr
+from configs import expctr, tune
 from xrec_jax.data import catalog
 from xrec_jax.data.readers.google_local import MOUNTAIN_VIEW
 
@@ -32,6 +32,12 @@ SHORT = ('explain(sample)', 'fit(on_sample)', 'align(next)')
 LAST = ('explain(contrast)', 'fit(with_text)')
 SHUFFLED = ('explain(shuffled)', 'fit(on_shuffled)')
 TRUTH = ('explain(truth)', 'fit(on_truth)')
+
+# Baselines of the paper's table 1: by ids and histories, with a rating head; and TALLRec, the model tuned to say Yes or No.
+SEQUENCES = {'sasrec': 'SASRec', 'din': 'DIN', 'bert4rec': 'BERT4Rec'}
+BASELINES = (*(f'fit({name})' for name in SEQUENCES), 'tune(tallrec)')
+# Those of appendix C.2 that have a row in the table and no code yet.
+NOT_RUN = ('RecSAVER', 'LLMRG', 'A3NCF', 'SULM', 'AARM', 'MMALFM', 'ANR', 'MTER', 'UniSRec', 'AMCF', 'UCEPic', 'PARSRec')
 
 # The paper's datasets: entry of the catalog, options of its reader.
 DATASETS = {
@@ -47,7 +53,8 @@ def get_config(dataset: str = 'simulated') -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.mesh, config.encoder, config.language = base.mesh, base.encoder, base.language
-    config.schedule = ('explain(profiles)', 'fit(no_text)', *FIRST, *ROUND, *LAST, *SHUFFLED, 'judge(table)', 'judge(text)')
+    config.schedule = ('explain(profiles)', 'fit(no_text)', *FIRST, *ROUND, *LAST, *SHUFFLED, *BASELINES, 'judge(table)',
+                       'judge(text)')
     config.data = data_config(config, dataset)
     config.prompt = ConfigDict({
         'positive': 'recpie/tiny_positive',
@@ -56,7 +63,7 @@ def get_config(dataset: str = 'simulated') -> ConfigDict:
         # it knows, one for each text. A LLaMA needs no such words: ''.
         'begins': {'positive': 'With', 'negative': 'The'},
         'profile': 'recpie/tiny_profile',
-        'direct': 'recpie/tiny_direct',  # of the scorer 'LLM directly'
+        'direct': 'recpie/tiny_direct',  # of the scorers 'LLM directly' and TALLRec
         'attributes': 'named',  # in the item's text where there is no profile; or 'none': titles alone
     })
     # Virtual tokens before each prompt, from the consumer's embedding; 0: none. The projection learns in `align`, the
@@ -107,7 +114,9 @@ def get_config(dataset: str = 'simulated') -> ConfigDict:
         'task': 'rating',
         'scorers': {'No text': 'predictor(no_text)', 'Frozen LLM': 'predictor(on_frozen, frozen)',
                     'RecPIE': 'predictor(with_text, contrast)', 'Shuffled': 'predictor(on_shuffled, shuffled)',
-                    'LLM directly': 'direct(direct)'},
+                    'LLM directly': 'direct(direct)', 'TALLRec': 'direct(direct, tallrec)',
+                    **{title: f'predictor({name})' for name, title in SEQUENCES.items()}},
+        'not_run': NOT_RUN,
         'before': {'explain': 'frozen', 'scorers': ('No text', 'Frozen LLM')},
         'after': {'explain': 'contrast', 'scorers': ('RecPIE',)},
         'attention': 'RecPIE',  # the scorer whose attention values are kept
@@ -131,6 +140,18 @@ def get_config(dataset: str = 'simulated') -> ConfigDict:
     config.on_shuffled = ConfigDict({'explanations': 'shuffled'})
     config.on_truth = ConfigDict({'explanations': 'truth'})
     config.first = ConfigDict({'predictor': 'on_frozen'})
+    for name in SEQUENCES:
+        config[name] = ConfigDict({'text': False, 'explanations': '', 'model': {'name': name, 'embed_dim': 32}})
+    config.tune = tune.tune_config()
+    config.tallrec = ConfigDict({
+        'adapter_name': 'tallrec',
+        'data': {'forms': ('verdicts',), 'valid_share': 0.0},  # answers to the prompt `template` of training examples
+        'template': 'direct',
+        'max_length': 512,
+        'row_length': 512,
+        'batch_size': 16,  # for `tiny`; the paper 64, at a learning rate of 1e-4
+        'optimizer': {'learning_rate': 1e-3},
+    })
     if dataset == 'simulated':
         shorten(config)
     return config
@@ -138,8 +159,8 @@ def get_config(dataset: str = 'simulated') -> ConfigDict:
 
 def shorten(config: ConfigDict) -> None:
     """The simulated world on two cores, with its true reasons."""
-    config.schedule = ('explain(profiles)', 'fit(no_text)', *FIRST, *SHORT, *LAST, *SHUFFLED, *TRUTH, 'judge(table)',
-                       'judge(text)')
+    config.schedule = ('explain(profiles)', 'fit(no_text)', *FIRST, *SHORT, *LAST, *SHUFFLED, *TRUTH, *BASELINES,
+                       'judge(table)', 'judge(text)')
     config.judge.scorers['True reasons'] = 'predictor(on_truth, truth)'
     config.sample = ConfigDict({'splits': ('train', 'valid'), 'max_examples': 200})
     config.on_sample = ConfigDict({'explanations': 'sample', 'continues': ('on_frozen',)})

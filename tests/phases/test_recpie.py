@@ -17,10 +17,10 @@ from xrec_jax import api
 from xrec_jax.data import protocols, tables
 from xrec_jax.data.readers import simulated
 from xrec_jax.errors import UserError
-from xrec_jax.language import chat, prompts
+from xrec_jax.language import chat, prompts, tokenizers
 from xrec_jax.language.prompts import Shown
 from xrec_jax.parallel import mesh as meshes
-from xrec_jax.phases import (align, asked, contrast, explain, explain_bounds, explain_profiles, fit_predictor,
+from xrec_jax.phases import (align, asked, contrast, direct, explain, explain_bounds, explain_profiles, fit_predictor,
                              judge_attention, restoring, schedule, task as tasks, writing)
 from xrec_jax.phases.settings import settings_of
 from xrec_jax.recommenders import training
@@ -29,6 +29,9 @@ from xrec_jax.runs.metrics_writer import read_metrics, repeatable
 from xrec_jax.runs.parts import PartsWriter
 from xrec_jax.runs.store import Store
 from xrec_jax.runs.workdir import open_workdir
+
+
+SCORERS = ('Frozen LLM', 'LLM directly', 'RecPIE', 'TALLRec')
 
 
 @pytest.fixture(scope='module')
@@ -60,9 +63,9 @@ def unbroken(language_model, tmp_path_factory):
 def short_config(language_model):
     """One alternation, without the networks that only bound it: each costs a compilation."""
     config = small_recpie(language_model)
-    config.schedule = ('explain(profiles)', *recpie.FIRST, *recpie.LAST, 'judge(table)')
+    config.schedule = ('explain(profiles)', *recpie.FIRST, *recpie.LAST, 'tune(tallrec)', 'judge(table)')
     config.soft_prompt.update({'tokens': 2, 'tune_embeddings': True})
-    config.judge.scorers = {name: config.judge.scorers[name] for name in ('Frozen LLM', 'LLM directly', 'RecPIE')}
+    config.judge.scorers = {name: config.judge.scorers[name] for name in SCORERS}
     config.judge.before.scorers = ('Frozen LLM',)
     return config
 
@@ -80,10 +83,10 @@ def hand_task(dataset, config, **changes):
 def test_a_run_leaves_its_table_attention_profiles_and_store(unbroken):
     workdir, task, state = unbroken
     assert {path.name for path in workdir.iterdir()} == {
-        'attention.parquet', 'checkpoints', 'config.json', 'examples', 'explanations', 'metrics.jsonl',
+        'adapters', 'attention.parquet', 'checkpoints', 'config.json', 'examples', 'explanations', 'metrics.jsonl',
         'predictions.parquet', 'profiles', 'store', 'summary.json', 'table.csv', 'table.md'}
     summary = json.loads((workdir / 'summary.json').read_text())
-    assert set(summary['rating']) == {'Frozen LLM', 'LLM directly', 'RecPIE'}
+    assert set(summary['rating']) == set(SCORERS)
     for figures in summary['rating'].values():
         assert set(figures['test']) == {'rmse', 'mae', 'rmse_stars', 'mae_stars'} and 0 < figures['test']['rmse'] < 1
     assert set(summary['in_form']['after']['test']) == {'positive', 'negative'}
@@ -100,17 +103,35 @@ def test_the_language_model_asked_directly_says_how_likely_a_yes_is(unbroken):
     predicted = pq.read_table(workdir / 'predictions.parquet').to_pandas().query('split == "test"')
     np.testing.assert_array_equal(predicted['rating'], task.examples['test'].rating)
     np.testing.assert_allclose(predicted['target'], (task.examples['test'].rating - 1) / 4)
-    row, language = 3, task.language
+    row, language, found = 3, task.language, {}
     test = task.examples['test']
-    prompt, = contrast.contrast_prompts(task, contrast.read_profiles(task, state.profiles), test, 'direct',
-                                        np.array([row]), test.past.length[[row]])
-    assert 'by answering "Yes." or "No."' in prompt.text
-    tokens = np.array(chat.encode(language.tokenizer, [prompt]))
-    hidden, _ = language.model.apply(language.variables(None), tokens, np.arange(tokens.size)[None],
-                                     np.ones(tokens.shape, bool))
-    odds = np.exp(np.asarray(language.model.apply(language.variables(None), hidden[0, -1], method='logits'), np.float64))
-    yes, no = (odds[list(ids)].sum() for ids in (language.yes, language.no))
-    assert abs(predicted['LLM directly'].iloc[row] - yes / (yes + no)) < 1e-5
+    for name, profiles, adapter in (('LLM directly', state.profiles, None), ('TALLRec', None, state.adapters['tallrec'])):
+        prompt, = contrast.contrast_prompts(task, contrast.read_profiles(task, profiles), test, 'direct',
+                                            np.array([row]), test.past.length[[row]])
+        assert 'by answering "Yes." or "No."' in prompt.text
+        tokens = np.array(chat.encode(language.tokenizer, [prompt]))
+        variables = language.variables(adapter)
+        hidden, _ = language.model.apply(variables, tokens, np.arange(tokens.size)[None], np.ones(tokens.shape, bool))
+        odds = np.exp(np.asarray(language.model.apply(variables, hidden[0, -1], method='logits'), np.float64))
+        yes, no = (odds[list(ids)].sum() for ids in (language.yes, language.no))
+        found[name] = yes / (yes + no)
+        assert abs(predicted[name].iloc[row] - found[name]) < 1e-5
+    assert abs(found['TALLRec'] - found['LLM directly']) > 1e-4
+
+
+def test_tallrec_learns_the_true_answers_to_the_prompts_that_it_is_asked(unbroken):
+    _, task, _ = unbroken
+    written = direct.examples(task, 'direct', 'train', 256)
+    assert [one.response for one in written] == ['Yes.' if label else 'No.' for label in task.examples['train'].label]
+    yes, no = (ids[0] for ids in tokenizers.encode_responses(task.language.tokenizer, ['Yes.', 'No.']))
+    assert yes in task.language.yes and no in task.language.no
+
+
+def test_systems_that_are_not_here_have_a_row_that_says_so(unbroken):
+    workdir, _, _ = unbroken
+    lines = (workdir / 'table.md').read_text().splitlines()
+    assert [line.split(' | ')[0] for line in lines[-len(recpie.NOT_RUN):]] == [f'| {name}' for name in recpie.NOT_RUN]
+    assert all('| not run |' in line and line.count('|') == lines[0].count('|') for line in lines[-len(recpie.NOT_RUN):])
 
 
 def test_both_kinds_are_written_for_every_pair_of_every_split(unbroken):

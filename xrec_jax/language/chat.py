@@ -1,6 +1,6 @@
 """From prompts to token ids: through the tokenizer's chat template where it has one, and within the context.
 
-  `encode`   prompts → token ids that end where the answer begins; `framed`: their texts
+  `encode`   prompts → token ids that end where the answer begins; `written`: their texts; `framed`: of plain texts
   `fit`      token ids of prompts with as much of their histories as the context holds
 
 A chat template is a tokenizer's own (`chat_template.jinja` or in `tokenizer_config.json`); it says all, special
@@ -32,19 +32,23 @@ def encode(tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> list[list[int]]:
     """
     if not prompts:
         return []
+    texts = written(tokenizer, prompts)
     if not tokenizer.chat_template:
-        return tokenizers.encode_prompts(tokenizer, [prompt.text for prompt in prompts])
-    with_system = any(prompt.system for prompt in prompts) and _takes_system(tokenizer)
-    texts = _filled(tokenizer, [_messages(prompt, with_system) for prompt in prompts])
+        return tokenizers.encode_prompts(tokenizer, texts)
     return tokenizer(texts, add_special_tokens=False)['input_ids']
 
 
-def framed(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
-    """The texts as a user's messages, as `encode` writes them before they are tokens; they alone where there is no
-    chat template."""
+def written(tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> list[str]:
+    """Prompts as `encode` writes them before they are tokens."""
     if not tokenizer.chat_template:
-        return list(texts)
-    return _filled(tokenizer, [_messages(Prompt(text=text, user=text), False) for text in texts])
+        return [prompt.text for prompt in prompts]
+    with_system = any(prompt.system for prompt in prompts) and _takes_system(tokenizer)
+    return _filled(tokenizer, [_messages(prompt, with_system) for prompt in prompts])
+
+
+def framed(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
+    """The texts as a user's messages; they alone where there is no chat template."""
+    return written(tokenizer, [Prompt(text=text, user=text) for text in texts])
 
 
 def _messages(prompt: Prompt, with_system: bool) -> list[dict[str, str]]:

@@ -36,6 +36,7 @@ from xrec_jax.runs.files import write_whole
 from xrec_jax.runs.state import RunState
 from xrec_jax.runs.summary import update_summary
 
+NOT_RUN = 'not run'  # in the row of a system that is named in a paper's table and is not here
 OTHERS = {'pairs': judge_pairs, 'attributes': judge_attributes, 'text': judge_text}  # what needs no scorers
 
 FALLBACK = {
@@ -88,9 +89,10 @@ def _scored(task: Task, state: RunState, settings: ml_collections.ConfigDict) ->
             settings.attention])
     labels = scorers.labels(settings.task, tuple(settings.get('ks', ())))
     columns = shown(settings, figures, labels)
-    progress.CONSOLE.print(figures_table(task, settings.task, figures, columns))
-    write_csv(task.workdir / 'table.csv', figures, labels)
-    write_markdown(task.workdir / 'table.md', figures, columns)
+    not_run = tuple(settings.get('not_run', ()))
+    progress.CONSOLE.print(figures_table(task, settings.task, figures, columns, not_run))
+    write_csv(task.workdir / 'table.csv', figures, labels, not_run)
+    write_markdown(task.workdir / 'table.md', figures, columns, not_run)
     for split, number in summary['unseen_in_training'].items():
         if number['users'] or number['items']:
             progress.say(f'{split}: {number["users"]:,} examples of users and {number["items"]:,} of items that '
@@ -181,8 +183,12 @@ def shown(settings: ml_collections.ConfigDict, figures: dict[str, Figures], labe
     return {metric: labels[metric] for metric in columns}
 
 
-def figures_table(task: Task, judged: str, figures: dict[str, Figures], labels: dict[str, str]) -> rich.table.Table:
-    """The table of scorers; with spreads, or many columns, the test split alone, for want of room."""
+def figures_table(task: Task, judged: str, figures: dict[str, Figures], labels: dict[str, str],
+                  not_run: Sequence[str] = ()) -> rich.table.Table:
+    """The table of scorers; with spreads, or many columns, the test split alone, for want of room.
+
+    Last stand the rows of a paper's table that are `not_run`: systems that this code does not have.
+    """
     spreads = any(num_seeds(by_split) > 1 for by_split in figures.values())
     splits = ('test',) if spreads or len(labels) > 4 else SPLITS
     sizes = ', '.join(f'{split} {len(task.examples[split].label):,}'
@@ -195,10 +201,13 @@ def figures_table(task: Task, judged: str, figures: dict[str, Figures], labels: 
             table.add_column(f'{split}\n{title}', justify='right')
     for name, by_split in figures.items():
         table.add_row(name, *(spread(by_split[split][metric]) for split in splits for metric in labels))
+    for name in not_run:
+        table.add_row(name, NOT_RUN, style='dim')
     return table
 
 
-def write_csv(path: pathlib.Path, figures: dict[str, Figures], labels: dict[str, str]) -> None:
+def write_csv(path: pathlib.Path, figures: dict[str, Figures], labels: dict[str, str], not_run: Sequence[str] = ()
+              ) -> None:
     """All figures on both splits, mean and standard deviation in columns of their own."""
     columns = [(split, metric) for split in SPLITS for metric in labels]
     text = io.StringIO()
@@ -207,16 +216,19 @@ def write_csv(path: pathlib.Path, figures: dict[str, Figures], labels: dict[str,
     for name, by_split in figures.items():
         values = [by_split[split][metric] for split, metric in columns]
         rows.writerow([name, *(x for v in values for x in (np.mean(v), np.std(v, ddof=1) if len(v) > 1 else ''))])
+    rows.writerows([name, *([NOT_RUN] + [''] * (2 * len(columns) - 1))] for name in not_run)
     write_whole(path, lambda partial: partial.write_text(text.getvalue()))
 
 
-def write_markdown(path: pathlib.Path, figures: dict[str, Figures], labels: dict[str, str]) -> None:
+def write_markdown(path: pathlib.Path, figures: dict[str, Figures], labels: dict[str, str], not_run: Sequence[str] = ()
+                   ) -> None:
     """The columns of `labels` on both splits, for a README."""
     columns = [(split, metric) for split in SPLITS for metric in labels]
     lines = ['| |' + '|'.join(f' {split} {labels[metric]} ' for split, metric in columns) + '|',
              '|---|' + '---|' * len(columns)]
     lines += [f'| {name} |' + '|'.join(f' {spread(by_split[split][metric])} ' for split, metric in columns) + '|'
               for name, by_split in figures.items()]
+    lines += [f'| {name} | {NOT_RUN} |' + ' |' * (len(columns) - 1) for name in not_run]
     write_whole(path, lambda partial: partial.write_text('\n'.join(lines) + '\n'))
 
 

@@ -1,7 +1,8 @@
 """What the table of `judge` has rows of: the language model or a fitted predictor, and their figures.
 
 A scorer is text in the config: 'llm(EXPLAIN)', 'predictor(FIT)' or 'predictor(FIT, EXPLAIN)', by the names of the
-phases that made it and wrote what it reads; or 'direct(KEY)', the frozen model asked by the template config.prompt.KEY.
+phases that made it and wrote what it reads; or 'direct(KEY)', the frozen model asked by the template config.prompt.KEY,
+and 'direct(KEY, TUNE)', the model that `tune(TUNE)` tuned to answer it.
 `figures` are {split: {metric: [a value of each seed]}}; which metrics there are, `judge.task` says, as `fit.task` does:
 
   'click'    AUC, LogLoss, MAE, RMSE of the likes (ExpCTR table 1)
@@ -49,19 +50,20 @@ def form_shares(task: Task, table: pa.Table) -> dict[str, float]:
 
 
 def parse(text: str) -> tuple[str, str, str | None]:
-    """'llm(EXPLAIN)', 'direct(KEY)', 'predictor(FIT)' or 'predictor(FIT, EXPLAIN)' → kind, name, name of explain."""
+    """As above → 'llm', 'direct' or 'predictor'; what stands first; name of `explain`, or of `tune` for 'direct'."""
     parts = re.fullmatch(r'(llm|direct|predictor)\((\w+)(?:, *(\w+))?\)', text)
-    if not parts or (parts[1] != 'predictor' and parts[3]):
-        raise UserError(f'judge.scorers: "{text}" should be llm(EXPLAIN), direct(KEY), predictor(FIT) or '
-                        'predictor(FIT, EXPLAIN).')
-    kind, name, written = parts.groups()
-    return kind, name, name if kind == 'llm' else written
+    if not parts or (parts[1] == 'llm' and parts[3]):
+        raise UserError(f'judge.scorers: "{text}" should be llm(EXPLAIN), direct(KEY), direct(KEY, TUNE), predictor(FIT) '
+                        'or predictor(FIT, EXPLAIN).')
+    kind, name, second = parts.groups()
+    return kind, name, name if kind == 'llm' else second
 
 
 def phases_of(text: str) -> list[str]:
     """The entries of the schedule that a scorer needs."""
-    kind, name, written = parse(text)
-    return [f'fit({name})'] * (kind == 'predictor') + [f'explain({written})'] * bool(written)
+    kind, name, second = parse(text)
+    verb = 'tune' if kind == 'direct' else 'explain'
+    return [f'fit({name})'] * (kind == 'predictor') + [f'{verb}({second})'] * bool(second)
 
 
 def in_order(task: Task, scorers: ml_collections.ConfigDict) -> list[str]:
@@ -89,7 +91,7 @@ def predictions(task: Task, state: RunState, text: str) -> dict[str, np.ndarray]
         tables = explanations(state, written)
         return {split: table['llm_score'].to_numpy()[None] for split, table in tables.items()}
     if kind == 'direct':
-        return {split: direct.scores(task, state, name, split)[None] for split in SPLITS}
+        return {split: direct.scores(task, state, name, split, tuned=written or '')[None] for split in SPLITS}
     predictor = state.predictors[name]
     predict = training.predict if predictor.seeds == 1 else training.predict_of_seeds
 

@@ -26,7 +26,7 @@ from xrec_jax.errors import UserError, nearest
 from xrec_jax.language import decoder, lora, packing, peft, tuning
 from xrec_jax.language.packing import Encoded, Example
 from xrec_jax.parallel import sharding
-from xrec_jax.phases import judge_pairs, tune_forms
+from xrec_jax.phases import direct, judge_pairs, tune_forms
 from xrec_jax.phases.task import Task
 from xrec_jax.planning import utilisation
 from xrec_jax.runs import files, preemption, progress
@@ -89,12 +89,16 @@ def read(task: Task, settings: ml_collections.ConfigDict) -> tuple[list[list[Exa
     """The examples of each file of `data.train`, and those of `data.valid` or of the share `data.valid_share`.
 
     What the lines of a file are, `data.forms` says, one for each file (`tune_forms`); form 'pairs' reads the judge's
-    pairs of `config.judge_pairs` instead. Files are read and prompts written once. Raises UserError with file, line
-    and key for a bad line.
+    pairs of `config.judge_pairs` instead, form 'verdicts' the examples of the run's own data, in the prompts of
+    config.prompt.`template`. Files are read and prompts written once. Raises UserError with file, line and key for a bad
+    line.
     """
     data = settings.data
     if tuple(data.forms) == ('pairs',):
         return _pairs(task, settings.max_length)
+    if tuple(data.forms) == ('verdicts',):
+        direct.check(task, settings.template)
+        return _verdicts(task, settings.template, settings.max_length)
     return _read(task, _paths(data, 'train'), tuple(data.forms), _paths(data, 'valid'), data.valid_share,
                  settings.template, settings.max_length)
 
@@ -102,7 +106,7 @@ def read(task: Task, settings: ml_collections.ConfigDict) -> tuple[list[list[Exa
 def read_test(task: Task, settings: ml_collections.ConfigDict) -> list[Example]:
     """The examples of the files of `data.test`, in the form of the first training file."""
     form = settings.data.forms[0]
-    return [] if form == 'pairs' else [
+    return [] if form in ('pairs', 'verdicts') else [
         example for file in _paths(settings.data, 'test')
         for example in tune_forms.FORMS[form](task, file, settings.template, settings.max_length)]
 
@@ -115,6 +119,12 @@ def _paths(data: ml_collections.ConfigDict, key: str) -> tuple[str, ...]:
 def _pairs(task: Task, most: int) -> tuple[list[list[Example]], list[Example]]:
     training, validation = judge_pairs.tuning_pairs(task)
     return [tune_forms.pairs(task, training, most)], tune_forms.pairs(task, validation, most)
+
+
+@functools.cache
+def _verdicts(task: Task, key: str, most: int) -> tuple[list[list[Example]], list[Example]]:
+    training, validation = (direct.examples(task, key, split, most) for split in ('train', 'valid'))
+    return [training], validation
 
 
 @functools.cache

@@ -4,6 +4,7 @@
   instructions  LLMXRec's instructions and the explanations that people wrote, in the frame of `config.prompt`
   attributes    LLMXRec's attribute prediction, answered in JSON, in the same frame
   pairs         the judge's questions, each pair in both orders (`judge_pairs`), answered "1" or "2"
+  verdicts      no file: the run's own training examples, answered "Yes." or "No." (`direct`: TALLRec)
 
 LLMXRec's prompts that are too long lose the oldest of their history, never the item that is explained.
 """
