@@ -1,4 +1,4 @@
-"""The recommenders beside RecBole 1.2.1 on MovieLens-100k: speed and accuracy; and what size costs.
+"""The recommenders beside RecBole 1.2.1 on MovieLens-100k: speed and accuracy.
 
     python bench/recommenders.py --peer /path/to/python-with-recbole      # everything, hours on two cores
     python bench/recommenders.py --only speed --models BPR,DeepFM         # ours alone: no --peer
@@ -29,25 +29,18 @@ own, and a table at the end of each part. A ratio is theirs / ours: above 1, we 
                 masked stand beside. RecBole's runs take hours: each leaves its line as MODEL.SEED.json in
                 `--peer_results DIR` (bench/results/recbole, where some are kept), and what stands there is not
                 run again. Its SASRec runs by `--fast` of bench/recbole_peer.py.
-  size          BPR-MF with as many users as items, 64 dimensions in bfloat16, on eight fake devices (`fsdp`): bytes
-                of the state on a device as computed from shapes and as found, further bytes of a step and of a
-                block of 16 users as XLA plans them, seconds of both; and how many arrays of a compiled program are
-                as large as a whole table, or as the scores of the block
 
 Both sides hold out by time, ties by the order of the file. RecBole scales times to [0, 1] in float32, where
 two that are a second apart may be equal: 4 of MovieLens-100k's 943 users have another test item there.
 """
 
 import argparse
-import collections
 import contextlib
 import dataclasses
-import functools
 import json
 import math
 import os
 import pathlib
-import re
 import statistics
 import subprocess
 import sys
@@ -60,6 +53,8 @@ import numpy as np
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+
+from bench import sides  # noqa: E402
 
 BATCH_SIZE = 2048
 LENGTH = 50  # of the histories that SASRec sees
@@ -309,106 +304,13 @@ def ranking_accuracy(data_dir: str, model: str, stride: int) -> dict:
         for name, values in figures.items()}}
 
 
-def size(rows: int, dim: int = 64, interactions: int = 5_000_000, steps: int = 4) -> dict:
-    """Users and items `rows` each: state in parts from the start, a few steps, a block of users; all by `fsdp`."""
-    from flax import linen as nn
-    import jax
-    import jax.numpy as jnp
-    from xrec_jax.parallel import mesh as meshes, sharding
-    from xrec_jax.recommenders import ranking
-    from xrec_jax.recommenders.mf import BPRMF
-    mesh = meshes.make_mesh({'fsdp': -1})
-    model = BPRMF(rows, rows, dim, dtype=jnp.bfloat16)
-    loss, config = ranking.pairwise(model), ranking.RankingConfig(batch_size=BATCH_SIZE)
-    data, queries = ranking.make_data(model, drawn(rows, interactions), rows, rows, mesh=mesh)
-    # All interactions are known to the negatives; only some are targets, as an epoch of all takes an hour.
-    few = jax.tree.map(lambda x: x[:steps * BATCH_SIZE], data.targets)
-    data, queries = sharding.replicate((dataclasses.replace(data, targets=few), queries), mesh)
-    block = queries['test']
-
-    abstract = ranking.abstract_state(model, data)
-    shardings = sharding.param_shardings(abstract, mesh)
-    computed = sum(jax.tree.leaves(jax.tree.map(
-        lambda x, place: math.prod(place.shard_shape(x.shape)) * itemsize(x), nn.unbox(abstract), shardings)))
-    start = time.perf_counter()
-    init = jax.jit(functools.partial(ranking.init_state, model), out_shardings=shardings)
-    state = jax.block_until_ready(init(data, jax.random.key(0)))
-    init_seconds = time.perf_counter() - start
-    # Asked for again, as what a step returns is to lie as it came.
-    step = jax.jit(functools.partial(ranking.run_epoch, model, loss, config), out_shardings=(shardings, None))
-    step = step.lower(state, data, block).compile()
-    ask = jax.jit(functools.partial(ranking.recommend, model, k=10)).lower(state.params, data, block).compile()
-
-    programs = {'epoch': step, 'block': ask}
-
-    def epoch():
-        nonlocal state
-        state, metrics = step(state, data, block)
-        return metrics
-
-    asked = timed(lambda: ask(state.params, data, block), 2)
-    trained = timed(epoch, 2)
-    return {
-        'rows': rows, 'dim': dim, 'devices': mesh.size, 'interactions': interactions, 'users_a_block': block.user.size,
-        'parameters': 2 * rows * dim,
-        'state_bytes_computed': computed,
-        'state_bytes_found': max(bytes_on_devices(state).values()),
-        'data_bytes_found': max(bytes_on_devices((data, block)).values()),
-        'whole_tables': {name: whole(program.as_text(), rows * dim) for name, program in programs.items()},
-        'whole_scores': {name: whole(program.as_text(), rows * block.user.size) for name, program in programs.items()},
-        'temporary_bytes': {name: program.memory_analysis().temp_size_in_bytes for name, program in programs.items()},
-        'seconds': {'init': init_seconds, 'step': (trained['seconds'] - asked['seconds']) / steps,
-                    'block': asked['seconds']}}
+MEASUREMENTS = {run.__name__: run for run in (speed_ranking, speed_ctr, ctr_accuracy, ranking_accuracy)}
 
 
-def drawn(rows: int, interactions: int) -> dict:
-    """Splits of a made-up leave-one-out: items by a power law, and 16 users to rank for."""
-    from xrec_jax.data import protocols
-    random = np.random.Generator(np.random.Philox(0))
-
-    def split(number: int, user: np.ndarray) -> protocols.Examples:
-        item = (rows * random.random(number) ** 3).astype(np.int32)
-        none, one = np.zeros(number, np.int32), np.ones(number, np.float32)
-        past = protocols.Histories(np.zeros(0, np.int32), np.zeros(0, bool), none, none, 0)
-        return protocols.Examples(user, item, one, one, none, past)
-
-    ranked = np.arange(16, dtype=np.int32)
-    return {'train': split(interactions, np.sort(random.integers(0, rows, interactions, dtype=np.int32))),
-            'valid': split(16, ranked), 'test': split(16, ranked)}
-
-
-def itemsize(x: Any) -> int:
-    """Bytes of an element; of a key those of its two words."""
-    import jax
-    return 8 if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x.dtype.itemsize
-
-
-def bytes_on_devices(tree: Any) -> dict[int, int]:
-    """What lies on each device, by its id."""
-    import jax
-    found = collections.Counter()
-    for leaf in jax.tree.leaves(tree):
-        for shard in leaf.addressable_shards:
-            found[shard.device.id] += math.prod(shard.data.shape) * itemsize(leaf)
-    return found
-
-
-def whole(program: str, elements: int) -> int:
-    """How many arrays of floats in a partitioned program have so many elements on one device, in whatever layout."""
-    shapes = re.findall(r'= \(?(?:f32|bf16)\[([\d,]+)\]', program)
-    return sum(math.prod(map(int, shape.split(','))) >= elements for shape in shapes)
-
-
-MEASUREMENTS = {run.__name__: run for run in (speed_ranking, speed_ctr, ctr_accuracy, ranking_accuracy, size)}
-
-
-def measure(name: str, devices: int = 1, **arguments: Any) -> dict:
+def measure(name: str, **arguments: Any) -> dict:
     """Runs one of `MEASUREMENTS` in a process of its own, on CPU."""
-    flags = os.environ.get('XLA_FLAGS', '') + (
-        f' --xla_force_host_platform_device_count={devices}' if devices > 1 else '')
     found = subprocess.run([sys.executable, __file__, '--measure', name, '--arguments', json.dumps(arguments)],
-                           stdout=subprocess.PIPE, check=True,
-                           env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags})
+                           stdout=subprocess.PIPE, check=True, env={**os.environ, 'JAX_PLATFORMS': 'cpu'})
     return json.loads(found.stdout.splitlines()[-1])
 
 
@@ -450,25 +352,6 @@ def after_first(seconds: Sequence[float]) -> dict[str, float]:
 # ------------------------------------------------------------------------------------- reports
 
 
-def show(**row: Any) -> None:
-    print(json.dumps(rounded(row)), flush=True)
-
-
-def rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: rounded(x) for key, x in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(x) for x in value]
-    return float(f'{value:.4g}') if isinstance(value, float) else value
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns by width, the first on the left."""
-    widths = [max(map(len, column)) for column in zip(head, *rows)]
-    for row in (head, *rows):
-        print('  '.join([row[0].ljust(widths[0]), *(x.rjust(w) for x, w in zip(row[1:], widths[1:]))]), flush=True)
-
-
 def chosen(args: argparse.Namespace, known: Iterable[str]) -> list[str]:
     """Those of the models that a part knows which were asked for."""
     return [model for model in known if not args.models or model in args.models]
@@ -503,7 +386,7 @@ def speed(args: argparse.Namespace, peer: Peer | None) -> None:
                     parts[part]['bound_of_ratio'] = parts[part]['theirs']['seconds'] / least
             about = {key: figures[key] for key in ('rows', 'steps', 'device', 'peak') if key in figures}
             about['parameters'] = {'ours': figures['parameters']} | ({'theirs': theirs['parameters']} if theirs else {})
-            show(measurement='speed', model=model, form=form, **about, **parts,
+            sides.show(measurement='speed', model=model, form=form, **about, **parts,
                  peer=f'RecBole {theirs["version"]}, torch {theirs["torch"]}, {theirs["threads"]} threads' if theirs
                  else 'not run: no --peer')
             cells = [f'{parts[part][side]["seconds"]:.3g}' if side in parts[part] else '-'
@@ -517,7 +400,7 @@ def speed(args: argparse.Namespace, peer: Peer | None) -> None:
             rows.append([f'{model} {form}'.strip(), *cells[:2], ratios[0], shares[0], bounds[0],
                          *cells[2:], ratios[1], shares[1], bounds[1], f'{compile_seconds:.1f}'])
     head = ('RecBole', 'ratio', 'of peak', 'bound')
-    table(('seconds', 'epoch', *head, 'evaluation', *head, 'compilation'), rows)
+    sides.table(('seconds', 'epoch', *head, 'evaluation', *head, 'compilation'), rows)
 
 
 def compare_ctr(args: argparse.Namespace, peer: Peer | None) -> None:
@@ -537,7 +420,7 @@ def compare_ctr(args: argparse.Namespace, peer: Peer | None) -> None:
             of_seeds['theirs'] = {'auc': [line['test']['auc'] for line in lines],
                                   'log_loss': [line['test']['logloss'] for line in lines]}
             rows.append(compared('ctr-accuracy', f'{model}, theirs stopped by {metric}', of_seeds, ('auc', 'log_loss')))
-    table(('test, mean ± spread', 'AUC', 'RecBole', 'LogLoss', 'RecBole'), rows)
+    sides.table(('test, mean ± spread', 'AUC', 'RecBole', 'LogLoss', 'RecBole'), rows)
 
 
 def compare_ranking(args: argparse.Namespace, peer: Peer | None) -> None:
@@ -553,7 +436,7 @@ def compare_ranking(args: argparse.Namespace, peer: Peer | None) -> None:
         rows.append(compared('accuracy', model, {'ours': ours['as RecBole'], **theirs}, metrics, **about))
         if model == 'SASRec':
             rows.append(compared('accuracy', 'SASRec, masked', {'ours': ours['masked']}, metrics, **about))
-    table(('test, mean ± spread', 'Recall@10', 'RecBole', 'NDCG@10', 'RecBole'), rows)
+    sides.table(('test, mean ± spread', 'Recall@10', 'RecBole', 'NDCG@10', 'RecBole'), rows)
 
 
 def peer_line(args: argparse.Namespace, peer: Peer | None, model: str, seed: int) -> dict | None:
@@ -570,34 +453,19 @@ def peer_line(args: argparse.Namespace, peer: Peer | None, model: str, seed: int
     return line
 
 
-def sizes(args: argparse.Namespace, peer: Peer | None) -> None:
-    del peer
-    rows = []
-    for number in args.rows:
-        found = measure('size', devices=8, rows=number)
-        show(measurement='size', **found)
-        megabytes = [f'{found[f"state_bytes_{how}"] / 1e6:.1f}' for how in ('computed', 'found')]
-        rows.append([f'{number:,} × {number:,} × {found["dim"]}', *megabytes,
-                     *(f'{found["temporary_bytes"][part] / 1e6:.1f}' for part in ('epoch', 'block')),
-                     *(str(sum(found[what].values())) for what in ('whole_tables', 'whole_scores')),
-                     *(f'{found["seconds"][part]:.3g}' for part in ('init', 'step', 'block'))])
-    table(('MB on each of 8 devices', 'state', 'found', '+ a step', '+ a block', 'whole tables', 'whole scores',
-           's init', 's a step', 's a block'), rows)
-
-
 def compared(measurement: str, model: str, of_seeds: dict[str, dict[str, list[float]]], metrics: Sequence[str],
              **about: Any) -> list[str]:
     """Shows each side's figures, and returns the row of a table."""
     from xrec_jax.metrics.spread import spread
     cells = [spread(of_seeds[side][metric]) if side in of_seeds else '-'
              for metric in metrics for side in ('ours', 'theirs')]
-    show(measurement=measurement, model=model, **about, **{side: {metric: values[metric] for metric in metrics}
+    sides.show(measurement=measurement, model=model, **about, **{side: {metric: values[metric] for metric in metrics}
                                                   for side, values in of_seeds.items()},
          **({} if 'theirs' in of_seeds else {'peer': 'not run: no --peer'}))
     return [model, *cells]
 
 
-PARTS = {'speed': speed, 'ctr-accuracy': compare_ctr, 'accuracy': compare_ranking, 'size': sizes}
+PARTS = {'speed': speed, 'ctr-accuracy': compare_ctr, 'accuracy': compare_ranking}
 
 
 @contextlib.contextmanager
@@ -619,8 +487,6 @@ def main() -> None:
     parser.add_argument('--peer_results', metavar='DIR', default=ROOT / 'bench' / 'results' / 'recbole',
                         help="lines of RecBole's runs for the part accuracy")
     parser.add_argument('--stride', type=int, default=LENGTH, help='targets of a row of SASRec, for its accuracy')
-    parser.add_argument('--rows', type=lambda text: [int(x) for x in text.split(',')], default=[100_000, 1_000_000],
-                        help='users, and as many items, for the part size')
     parser.add_argument('--measure', help=argparse.SUPPRESS)
     parser.add_argument('--arguments', help=argparse.SUPPRESS)
     args = parser.parse_args()

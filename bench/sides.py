@@ -8,7 +8,7 @@ Rooflines are measured, in the process that is compared with them and on its dev
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import json
 import os
@@ -206,7 +206,16 @@ def show(**line) -> None:
 
 
 def rounded(value):
-    """Figures to five digits, in dicts of dicts too."""
+    """Figures to five digits, in dicts and lists too."""
     if isinstance(value, dict):
         return {name: rounded(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(part) for part in value]
     return float(f'{value:.5g}') if isinstance(value, float) else value
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns by width, the first on the left."""
+    widths = [max(map(len, column)) for column in zip(head, *rows)]
+    for row in (head, *rows):
+        print('  '.join([row[0].ljust(widths[0]), *(x.rjust(w) for x, w in zip(row[1:], widths[1:]))]), flush=True)
