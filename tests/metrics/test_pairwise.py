@@ -213,7 +213,9 @@ def test_report_has_everything_with_intervals():
 def test_report_with_a_generator_that_always_wins_and_one_that_nobody_judged():
     verdicts = np.full((10, 3, 3), np.nan)
     verdicts[:, 0, 1], verdicts[:, 1, 0] = 1, 0
-    report = pairwise.report(verdicts, ['best', 'worst', 'absent'], samples=50, seed=0)['generators']
+    whole = pairwise.report(verdicts, ['best', 'worst', 'absent'], samples=50, seed=0)
+    report = whole['generators']
+    assert whole['complete'] == 10 and [report[name]['ranking_order']['value'] for name in ('best', 'worst')] == [1, 2]
     assert report['best']['win_ratio'] == {'value': 1, 'low': 1, 'high': 1}
     assert report['best']['strength']['value'] == pytest.approx(np.log(10.5 / 0.5) / 2)
     assert np.isnan(report['absent']['strength']['value']) and report['absent']['comparisons'] == 0

@@ -179,7 +179,8 @@ def report(verdicts: np.ndarray, generators: Sequence[str], samples: int = 1000,
     """Figures with bootstrap intervals over instructions, of plain Python types.
 
     Returns:
-      'instructions', 'judged' (instructions with any verdict), 'complete' (with all, which alone have ranks),
+      'instructions', 'judged' (instructions with any verdict), 'complete' (with all verdicts on the generators that were
+      compared at all, which alone have ranks),
       'verdicts', and 'share_of_second' and 'flips' each as {'value', 'low', 'high'}; 'generators': name →
       {'win_ratio', 'ranking_order', 'strength': {'value', 'low', 'high'}, 'comparisons'}. Strengths are those of
       `bradley_terry.strengths` with `prior`; a generator without a comparison has NaN throughout.
@@ -193,7 +194,8 @@ def report(verdicts: np.ndarray, generators: Sequence[str], samples: int = 1000,
         raise ValueError('no pair has a verdict')
     every, asked = every[judged], np.asarray(verdicts)[judged]
     weights = bootstrap.resamples(len(every), samples, seed)
-    place = ranks(every)
+    place = np.full(every.shape[:2], np.nan)
+    place[:, met] = ranks(every[:, met][:, :, met])
 
     def strength(weights: np.ndarray | None) -> np.ndarray:
         # NaN in resamples where some never met the others.
@@ -213,7 +215,7 @@ def report(verdicts: np.ndarray, generators: Sequence[str], samples: int = 1000,
     bias, many = position_bias(asked), position_bias(asked, weights)
     return {
         'instructions': int(len(judged)), 'judged': int(judged.sum()),
-        'complete': int(np.isfinite(place).all(1).sum()), 'verdicts': int(np.isfinite(_checked(verdicts)).sum()),
+        'complete': int(np.isfinite(place[:, met]).all(1).sum()), 'verdicts': int(np.isfinite(_checked(verdicts)).sum()),
         **{name: _figure(bias[name], *bootstrap.interval(many[name], level)) for name in bias},
         'generators': {generator: {
             **{name: _figure(*(part[g] for part in column)) for name, column in columns.items()},

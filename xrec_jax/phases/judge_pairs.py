@@ -299,7 +299,9 @@ def accuracy_table(phase: str, result: dict) -> rich.table.Table:
 def comparison_table(phase: str, group: str, report: dict, paper: Mapping[str, tuple[float, float]]) -> rich.table.Table:
     """Win ratio, ranking order and strength of each generator, with intervals over instructions, and the paper's two."""
     bias = ', '.join(f'{pairwise.LABELS[name]} {report[name]["value"]:.1%}' for name in ('share_of_second', 'flips'))
-    progress.say(f'{phase}: {group}, {report["judged"]:,} instructions, every pair in both orders; {bias}')
+    ranked = '' if report['complete'] == report['judged'] else (
+        f' ({report["complete"]:,} with an explanation by each generator: these alone are ranked)')
+    progress.say(f'{phase}: {group}, {report["judged"]:,} instructions{ranked}, every pair in both orders; {bias}')
     table = rich.table.Table(title='with 95 % intervals over instructions', title_justify='left')
     table.add_column('')
     metrics = ('win_ratio', 'ranking_order', 'strength')
@@ -307,8 +309,15 @@ def comparison_table(phase: str, group: str, report: dict, paper: Mapping[str, t
         table.add_column(pairwise.LABELS[metric], justify='right')
     for title in ('the paper: win ratio', 'ranking order') if paper else ():
         table.add_column(title, justify='right')
-    for name, figures in sorted(report['generators'].items(), key=lambda one: -one[1]['win_ratio']['value']):
-        table.add_row(name, *(f'{one["value"]:.3f} [{one["low"]:.3f}, {one["high"]:.3f}]'
-                              for one in (figures[metric] for metric in metrics)),
+    compared = {name: figures for name, figures in report['generators'].items() if figures['comparisons']}
+    for name, figures in sorted(compared.items(), key=lambda one: -one[1]['win_ratio']['value']):
+        table.add_row(name, *(_with_interval(figures[metric]) for metric in metrics),
                       *(f'{value:.3f}' for value in paper.get(name, ())))
+    for name in report['generators'].keys() - compared.keys():
+        table.add_row(name, 'no explanation', *('',) * (len(metrics) - 1), *(f'{value:.3f}' for value in paper.get(name, ())))
     return table
+
+
+def _with_interval(figure: Mapping[str, float]) -> str:
+    """'0.807 [0.793, 0.821]', '–' for a figure that there is not."""
+    return '–' if np.isnan(figure['value']) else f'{figure["value"]:.3f} [{figure["low"]:.3f}, {figure["high"]:.3f}]'

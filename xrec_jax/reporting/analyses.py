@@ -159,7 +159,7 @@ def pairs_tables(groups: Sequence[Group]) -> list[tables.Table]:
     for name, run in named(groups):
         for judge, told in _judgements(run):
             for recommender, report in told.get('generators', {}).items():
-                ranked = sorted(report['generators'].items(), key=lambda one: -one[1]['win_ratio']['value'])
+                ranked = sorted(_compared(report).items(), key=lambda one: -one[1]['win_ratio']['value'])
                 best = {'win_ratio': max, 'ranking_order': min, 'strength': max}
                 tops = {metric: pick(one[metric]['value'] for _, one in ranked) for metric, pick in best.items()}
                 generators += [(name, judge, recommender, generator, *(
@@ -187,6 +187,11 @@ def pairs_tables(groups: Sequence[Group]) -> list[tables.Table]:
     return made
 
 
+def _compared(report: dict) -> dict[str, dict]:
+    """Figures of the generators that were compared with any other."""
+    return {name: one for name, one in report['generators'].items() if one['comparisons']}
+
+
 def pairs_figures(groups: Sequence[Group]) -> list[Figure]:
     """Win ratios with their intervals: of the generators, a panel a recommender; of conditions against a reference."""
     found = []
@@ -196,7 +201,7 @@ def pairs_figures(groups: Sequence[Group]) -> list[Figure]:
             if told.get('generators'):
                 rows = [{'recommender': recommender, 'explanations': generator, **one['win_ratio']}
                         for recommender, report in told['generators'].items()
-                        for generator, one in report['generators'].items()]
+                        for generator, one in _compared(report).items()]
                 found.append(_drawn(f'Win ratio: {title}', lambda: _win_ratios(rows), None, rows,
                                     'Both orders; bars are 95 % intervals over instructions.'))
             if told.get('conditions'):
