@@ -32,6 +32,7 @@ SHORT = ('explain(sample)', 'fit(on_sample)', 'align(next)')
 LAST = ('explain(contrast)', 'fit(with_text)')
 SHUFFLED = ('explain(shuffled)', 'fit(on_shuffled)')
 TRUTH = ('explain(truth)', 'fit(on_truth)')
+PETER = ('fit(peter)', 'explain(peter_texts)')
 
 # Baselines of the paper's table 1: by ids and histories, with a rating head; and TALLRec, the model tuned to say Yes or No.
 SEQUENCES = {'sasrec': 'SASRec', 'din': 'DIN', 'bert4rec': 'BERT4Rec'}
@@ -73,14 +74,14 @@ def get_config(dataset: str = 'simulated') -> ConfigDict:
     config.generate.max_length = 40
 
     config.explain = ConfigDict({
-        'writes': 'reasons',  # or 'profiles', 'truth', 'shuffled': xrec_jax/phases/explain.py
+        'writes': 'reasons',  # or 'profiles', 'truth', 'shuffled', 'predictor': xrec_jax/phases/explain.py
         'adapter': True,  # False: the frozen model, without soft prompt
         'splits': ('train', 'valid', 'test'),
         'max_examples': 0,  # of the train split; 0: all
         'encode': True,
         'batch_size': 64,
         'checkpoint_every': 10,  # batches
-        'of': 'contrast',  # what 'shuffled' shuffles
+        'of': 'contrast',  # what 'shuffled' shuffles; of 'predictor' the fit that writes
         # Of 'profiles': greedy; `stop` cuts a text where it first stands; `store`: a folder that runs share.
         'profile': {'max_length': 40, 'temperature': 0.0, 'stop': ';', 'reviews': 3, 'review_words': 60, 'store': ''},
     })
@@ -135,6 +136,10 @@ def get_config(dataset: str = 'simulated') -> ConfigDict:
     config.shuffled = ConfigDict({'writes': 'shuffled'})
     config.truth = ConfigDict({'writes': 'truth'})
     config.no_text = ConfigDict({'text': False, 'explanations': ''})
+    # Sizes for two cores; without them the paper's: embed_dim 512, inner 2048. Weights of the losses are the paper's.
+    config.peter = ConfigDict({'text': False, 'explanations': '', 'model': {
+        'name': 'peter', 'embed_dim': 64, 'layers': 2, 'heads': 2, 'inner': 128, 'dropout': 0.2, 'max_words': 15}})
+    config.peter_texts = ConfigDict({'writes': 'predictor', 'of': 'peter', 'splits': ('test',)})
     config.on_frozen = ConfigDict({'explanations': 'frozen'})
     config.with_text = ConfigDict({'continues': ('with_text', 'on_frozen')})
     config.on_shuffled = ConfigDict({'explanations': 'shuffled'})

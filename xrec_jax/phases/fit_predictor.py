@@ -10,6 +10,8 @@ wrote of it, a positive and a negative explanation; one that was not written, or
 On a mesh a table and its moments lie in parts on the devices of `fsdp` while it is trained, and batches are split over
 `data` and `fsdp`. What comes out is copied to every process, since each asks about rows of its own.
 
+A model that learns from words (PETER) is shown those of the training examples' texts: `training_words`.
+
 `continues` names fits, of which the first that was run before gives the start: in an alternation the consumers'
 embeddings stay what the language model's soft prompt has learned to read.
 """
@@ -29,7 +31,7 @@ from xrec_jax.data import context
 from xrec_jax.data.protocols import Examples
 from xrec_jax.errors import UserError
 from xrec_jax.parallel import distributed, sharding
-from xrec_jax.phases import models
+from xrec_jax.phases import models, training_words
 from xrec_jax.phases.task import Task
 from xrec_jax.recommenders import training
 from xrec_jax.recommenders.autoint import AutoInt
@@ -45,6 +47,7 @@ from xrec_jax.recommenders.fignn import FiGNN
 from xrec_jax.recommenders.fm import FM
 from xrec_jax.recommenders.gru4rec import GRU4RecPredictor
 from xrec_jax.recommenders.lr import LR
+from xrec_jax.recommenders.peter import PETER
 from xrec_jax.recommenders.pnn import PNN
 from xrec_jax.recommenders.predictor import Predictor
 from xrec_jax.recommenders.recpie import RecPIE
@@ -56,7 +59,8 @@ from xrec_jax.runs.state import RunState
 MODELS: dict[str, type[Predictor]] = {
     'lr': LR, 'fm': FM, 'dssm': DSSM, 'deepfm': DeepFM, 'autoint': AutoInt, 'pnn': PNN, 'xdeepfm': XDeepFM,
     'fignn': FiGNN, 'dcn': DCN, 'dcnv2': DCNv2, 'din': DIN, 'dien': DIEN, 'sasrec': SASRecPredictor,
-    'bert4rec': BERT4RecPredictor, 'gru4rec': GRU4RecPredictor, 'caser': CaserPredictor, 'recpie': RecPIE}
+    'bert4rec': BERT4RecPredictor, 'gru4rec': GRU4RecPredictor, 'caser': CaserPredictor, 'recpie': RecPIE,
+    'peter': PETER}
 
 
 def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str]) -> None:
@@ -66,6 +70,9 @@ def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str
     if model.uses_history and not fields.item_fields.shape[1] + fields.item_attributes.shape[1]:
         raise UserError(f'fit.fields={tuple(settings.fields)}: {settings.name} looks at the items of a history, and '
                         'there is no field of items: add "item_id".')
+    if model.uses_words and settings.text:
+        raise UserError(f'fit({settings.name}): model "{settings.model.name}" writes explanations and reads none: '
+                        'text=False.')
     if name := settings.get('explanations', ''):
         if f'explain({name})' not in earlier:
             raise UserError(f'schedule: fit({settings.name}) reads explain({name}): put that before it.')
@@ -82,22 +89,28 @@ def make_config(settings: ml_collections.ConfigDict) -> training.TrainConfig:
 def make_model(task: Task, settings: ml_collections.ConfigDict, text_dim: int) -> Predictor:
     """The model `settings.model.name` with the rest of `settings.model`; UserError for what it does not have."""
     texts = {'num_texts': len(task.kinds)} if settings.text else {}
+    model = MODELS.get(settings.model.name)
+    if model and model.uses_words:
+        low, high = task.dataset.rating_scale
+        texts |= {'num_words': training_words.vocabulary(task, model, settings).get_vocab_size(), 'rating_range': high - low}
     return models.make(MODELS, settings, vocab_size=task.fields.vocab_size,
                        num_user_fields=task.fields.user_fields.shape[1], text_dim=text_dim,
                        context_dim=len(context.NAMES), **texts)
 
 
 def make_rows(task: Task, split: str, model: Predictor | type[Predictor], text: np.ndarray | None = None,
-              index: np.ndarray | None = None, scale: tuple[float, float] | None = None) -> training.Rows:
+              index: np.ndarray | None = None, scale: tuple[float, float] | None = None,
+              words: np.ndarray | None = None) -> training.Rows:
     """`training.make_rows` of a split, with what `model` looks at."""
-    return rows_of(task, task.examples[split], model, text, index, scale)
+    return rows_of(task, task.examples[split], model, text, index, scale, words)
 
 
 def rows_of(task: Task, examples: Examples, model: Predictor | type[Predictor], text: np.ndarray | None = None,
-            index: np.ndarray | None = None, scale: tuple[float, float] | None = None) -> training.Rows:
-    """`training.make_rows` of any examples, with what `model` looks at."""
+            index: np.ndarray | None = None, scale: tuple[float, float] | None = None,
+            words: np.ndarray | None = None) -> training.Rows:
+    """`training.make_rows` of any examples, with what `model` looks at; words only where they are given, to learn from."""
     looks = 'context_dim' in models.settings_of(model)
-    return training.make_rows(examples, text, index, history=model.uses_history, scale=scale,
+    return training.make_rows(examples, text, index, history=model.uses_history, scale=scale, words=words,
                               context=context.context_features(task.dataset, examples) if looks else None)
 
 
@@ -162,9 +175,12 @@ def scale_of(task: Task, settings: ml_collections.ConfigDict) -> tuple[float, fl
 def prepare(task: Task, state: RunState, settings: ml_collections.ConfigDict
             ) -> tuple[training.Rows, training.Rows, Any]:
     """Training and validation rows, and the params to start from, or None."""
-    rows = functools.partial(make_rows, task, model=MODELS[settings.model.name], scale=scale_of(task, settings))
+    model = MODELS[settings.model.name]
+    rows = functools.partial(make_rows, task, model=model, scale=scale_of(task, settings))
     start = next((state.predictors[name].params for name in settings.get('continues', ()) if name in state.predictors),
                  None)
+    if model.uses_words:
+        return rows('train', words=training_words.words(task, model, settings)), rows('valid'), start
     if not settings.text:
         return rows('train'), rows('valid'), start
     if name := settings.get('explanations', ''):

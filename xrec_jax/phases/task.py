@@ -101,7 +101,7 @@ class Task:
 
     def _item_texts(self, opinion: str) -> list[str]:
         attributes = self.dataset.items['attributes'].to_pylist()
-        if self.config.prompt.attributes == 'none':
+        if self.config.get('prompt', {}).get('attributes', 'named') == 'none':
             attributes = [()] * len(attributes)
         return [prompts.item_text(title, row, opinion) for title, row in zip(self.titles, attributes)]
 

@@ -53,6 +53,7 @@ class Predictor(nn.Module):
     text_projection_dropout: float = 0.0
 
     uses_history = False      # whether `__call__` wants `history`
+    uses_words = False        # whether it learns from `words`, in training alone; with True `__call__` has that argument
 
     def __post_init__(self):
         for field in dataclasses.fields(self):  # a config's lists cannot be hashed
@@ -67,13 +68,13 @@ class Predictor(nn.Module):
         """
         table = self.param('embedding', nn.with_logical_partitioning(nn.initializers.normal(0.01), ('ids', None)),
                            (self.vocab_size, self.embed_dim))
-        return _pooled(table, ids, attributes)
+        return pooled(table, ids, attributes)
 
     def weights(self, ids: jax.Array, attributes: jax.Array) -> jax.Array:
         """w [B, F']: the first-order weights, one a field, as `embeddings` has them."""
         table = self.param('weight', nn.with_logical_partitioning(nn.initializers.zeros, ('ids',)),
                            (self.vocab_size,))
-        return _pooled(table[:, None], ids, attributes)[..., 0]
+        return pooled(table[:, None], ids, attributes)[..., 0]
 
     def bias(self) -> jax.Array:
         """w0, a scalar."""
@@ -106,14 +107,14 @@ class Predictor(nn.Module):
         return dense(1, ('mlp', None), name)(hidden)[..., 0]
 
 
-def dense(width: int, axes: tuple[str | None, str | None], name: str, use_bias: bool = True) -> nn.Dense:
-    """A linear layer whose kernel has the logical `axes`."""
+def dense(width: int, axes: tuple[str | None, str | None], name: str | None, use_bias: bool = True) -> nn.Dense:
+    """A linear layer whose kernel has the logical `axes`; `name` None where `setup` gives it one."""
     logical = nn.with_logical_partitioning
     return nn.Dense(width, use_bias=use_bias, name=name, kernel_init=logical(nn.initializers.lecun_normal(), axes),
                     bias_init=logical(nn.initializers.zeros, axes[1:]))
 
 
-def _pooled(table: jax.Array, ids: jax.Array, attributes: jax.Array) -> jax.Array:
+def pooled(table: jax.Array, ids: jax.Array, attributes: jax.Array) -> jax.Array:
     """Rows of `table` [V, E] by field: [..., F, E], with the mean over the attributes [..., A] as one more."""
     present = (ids > 0).astype(jnp.float32)
     rows = table[ids] * present[..., None]

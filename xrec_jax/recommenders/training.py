@@ -107,7 +107,8 @@ class Rates:
 
 
 @functools.partial(jax.tree_util.register_dataclass,
-                   data_fields=['user', 'item', 'label', 'text', 'history', 'history_liked', 'context'], meta_fields=[])
+                   data_fields=['user', 'item', 'label', 'text', 'history', 'history_liked', 'context', 'words'],
+                   meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class Rows:
     """What a predictor is trained on or asked: N pairs, each with its explanations or zeros."""
@@ -119,6 +120,7 @@ class Rows:
     history: jax.Array | None = None        # int32 [N, L], rows in the items table, -1 pads; None = not wanted
     history_liked: jax.Array | None = None  # bool [N, L]
     context: jax.Array | None = None        # float32 [N, C], of the moment: `data.context`; None = not wanted
+    words: jax.Array | None = None          # int32 [N, T], of a text on the pair: `words.encode`; None = not wanted
 
 
 @functools.partial(
@@ -142,14 +144,15 @@ OnEpoch = Callable[[State, dict[str, float]], None]
 
 
 def make_rows(examples: protocols.Examples, text: np.ndarray | None = None, index: np.ndarray | None = None, *,
-              history: bool = False, context: np.ndarray | None = None, scale: tuple[float, float] | None = None
-              ) -> Rows:
+              history: bool = False, context: np.ndarray | None = None, words: np.ndarray | None = None,
+              scale: tuple[float, float] | None = None) -> Rows:
     """Rows on the device from `examples`.
 
     Args:
       text: [N, K, d], the explanations; `index` [N] picks (and repeats) examples, one for each of them.
       history: whether to hand in what came before the target, for models that look at it.
       context: `data.context.context_features` of the examples, for models that look at it.
+      words: int [N, T] of the examples, for models that learn from them; what is only asked about has none.
       scale: of the ratings: the label is the rating's place on it, from 0 to 1. None: the label is the like.
     """
     index = np.arange(len(examples.user)) if index is None else index
@@ -163,7 +166,8 @@ def make_rows(examples: protocols.Examples, text: np.ndarray | None = None, inde
                 text=None if text is None else jnp.asarray(text, jnp.float32),
                 history=None if items is None else jnp.asarray(items),
                 history_liked=None if liked is None else jnp.asarray(liked),
-                context=None if context is None else jnp.asarray(context[index], jnp.float32))
+                context=None if context is None else jnp.asarray(context[index], jnp.float32),
+                words=None if words is None else jnp.asarray(words[index], jnp.int32))
 
 
 def init_state(model: Predictor, config: TrainConfig, fields: Fields, key: jax.Array) -> State:
@@ -212,9 +216,9 @@ def _optimizer(rates: Rates) -> optax.GradientTransformation:
         optax.scale_by_learning_rate(rates.learning_rate))
 
 
-def _inputs(model: Predictor, fields: Fields, rows: Rows
-            ) -> tuple[jax.Array, jax.Array, jax.Array | None, History | None]:
-    """What `model` is called with: ids int32 [B, Fu + Fi], attributes int32 [B, A], text, history."""
+def _inputs(model: Predictor, fields: Fields, rows: Rows) -> tuple[Any, ...]:
+    """What `model` is called with: ids int32 [B, Fu + Fi], attributes int32 [B, A], text, history; and, if it learns
+    from them, words."""
     ids = jnp.concatenate([fields.user_fields[rows.user], fields.item_fields[rows.item]], axis=1)
     history = None
     if model.uses_history:
@@ -223,7 +227,8 @@ def _inputs(model: Predictor, fields: Fields, rows: Rows
         history = History(ids=jnp.where(mask[..., None], fields.item_fields[past], 0),
                           attributes=jnp.where(mask[..., None], fields.item_attributes[past], 0),
                           liked=rows.history_liked, mask=mask, context=rows.context)
-    return ids, fields.item_attributes[rows.item], rows.text, history
+    inputs = ids, fields.item_attributes[rows.item], rows.text, history
+    return (*inputs, rows.words) if model.uses_words else inputs
 
 
 def run_epoch(model: Predictor, config: TrainConfig, fields: Fields, state: State, train: Rows,
