@@ -32,11 +32,11 @@ SHORT = ('explain(sample)', 'fit(on_sample)', 'align(next)')
 LAST = ('explain(contrast)', 'fit(with_text)')
 SHUFFLED = ('explain(shuffled)', 'fit(on_shuffled)')
 TRUTH = ('explain(truth)', 'fit(on_truth)')
-PETER = ('fit(peter)', 'explain(peter_texts)')
 
-# Baselines of the paper's table 1: by ids and histories, with a rating head; and TALLRec, the model tuned to say Yes or No.
+# Baselines of the paper's table 1: by ids and histories, with a rating head; TALLRec, the model tuned to say Yes or No;
+# PETER, which writes, too.
 SEQUENCES = {'sasrec': 'SASRec', 'din': 'DIN', 'bert4rec': 'BERT4Rec'}
-BASELINES = (*(f'fit({name})' for name in SEQUENCES), 'tune(tallrec)')
+BASELINES = (*(f'fit({name})' for name in SEQUENCES), 'tune(tallrec)', 'fit(peter)', 'explain(peter_texts)')
 # Those of appendix C.2 that have a row in the table and no code yet.
 NOT_RUN = ('RecSAVER', 'LLMRG', 'A3NCF', 'SULM', 'AARM', 'MMALFM', 'ANR', 'MTER', 'UniSRec', 'AMCF', 'UCEPic', 'PARSRec')
 
@@ -116,7 +116,7 @@ def get_config(dataset: str = 'simulated') -> ConfigDict:
         'scorers': {'No text': 'predictor(no_text)', 'Frozen LLM': 'predictor(on_frozen, frozen)',
                     'RecPIE': 'predictor(with_text, contrast)', 'Shuffled': 'predictor(on_shuffled, shuffled)',
                     'LLM directly': 'direct(direct)', 'TALLRec': 'direct(direct, tallrec)',
-                    **{title: f'predictor({name})' for name, title in SEQUENCES.items()}},
+                    'PETER': 'predictor(peter)', **{title: f'predictor({name})' for name, title in SEQUENCES.items()}},
         'not_run': NOT_RUN,
         'before': {'explain': 'frozen', 'scorers': ('No text', 'Frozen LLM')},
         'after': {'explain': 'contrast', 'scorers': ('RecPIE',)},
@@ -124,7 +124,7 @@ def get_config(dataset: str = 'simulated') -> ConfigDict:
         'examples': 5,
         # Of task 'text' (table 2).
         'texts': {
-            'explanations': ('frozen', 'contrast'),  # phases `explain`
+            'explanations': ('frozen', 'contrast', 'peter_texts'),  # phases `explain`
             'splits': ('test',),
             'scorer': 'language',  # LMScore by the base model; a BART directory: BARTScore; or 'none'
             'num_terms': 3,  # aspect terms an item, where its interactions have none of their own

@@ -67,6 +67,7 @@ def small_recpie(language_model: pathlib.Path) -> ml_collections.ConfigDict:
     config.align.update({'rollout_size': 8, 'checkpoint_every': 1, 'iterations': 2})
     config.first.iterations = config.next.iterations = 2
     config.sample.max_examples = 20
+    config.peter.model.update({'embed_dim': 8, 'inner': 8})
     config.tallrec.update({'epochs': 1, 'batch_size': 8, 'max_length': 256, 'row_length': 256})
     config.align.learner.update({'epochs': 1, 'minibatch_size': 8, 'microbatch_size': 4, 'warmup_steps': 1})
     config.fit.training.update({'epochs': 2, 'batch_size': 32})

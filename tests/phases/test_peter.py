@@ -31,7 +31,7 @@ def two_devices():
 
 def small() -> ml_collections.ConfigDict:
     config = small_recpie('tiny')  # which is only loaded
-    config.schedule = (*recpie.PETER, 'judge(text)')
+    config.schedule = ('fit(peter)', 'explain(peter_texts)', 'judge(text)')
     config.judge.texts.explanations = ('peter_texts',)
     config.fit.seeds = 2
     config.peter.model.update({'embed_dim': 8, 'layers': 1, 'inner': 8, 'max_words': 6})

@@ -5,8 +5,9 @@ scored by the frozen model (ExpCTR eq. 8), and where `encode` says so kept with 
 each example, a positive and a negative one; whether they have the form that was asked for is kept with them.
 
 `explain.writes` says what is written, 'reasons' or one of `OTHERS`: item profiles, texts that bound what reasons can
-be worth, or those of a predictor that writes (PETER). What the newest phase wrote by user and item goes to the run's store too, for `python -m xrec_jax.explain`, and
-what the texts are about to `examples/<phase>.parquet` (`explained`), for `python -m xrec_jax.report`.
+be worth, or those of a predictor that writes (PETER). What the newest phase wrote by user and item goes to the run's
+store too, for `python -m xrec_jax.explain`, and what the texts are about to `examples/<phase>.parquet` (`explained`), for
+`python -m xrec_jax.report`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,8 @@ from xrec_jax.errors import UserError, nearest
 from xrec_jax.language import generate
 from xrec_jax.language.sampling import SamplingConfig
 from xrec_jax.parallel import distributed, sharding
-from xrec_jax.phases import contrast, explain_bounds, explain_predictor, explain_profiles, explain_requests, explained, writing
+from xrec_jax.phases import (contrast, explain_bounds, explain_predictor, explain_profiles, explain_requests, explained,
+                             writing)
 from xrec_jax.phases.task import Task
 from xrec_jax.rl import rewards
 from xrec_jax.runs import preemption, progress, store
