@@ -63,7 +63,7 @@ def checked(model: Decoder, choices: Sequence[Sequence[Spelling]]) -> tuple[tupl
 @functools.partial(jax.jit, static_argnames=('model', 'choices'))
 def _score(model: Decoder, variables: dict, tokens: jax.Array, mask: jax.Array,
            choices: tuple[tuple[Spelling, ...], ...]) -> jax.Array:
-    hidden, cache = model.apply(variables, jnp.where(mask, tokens, 0), positions_of(mask), mask)
+    hidden, cache = model.apply(variables, jnp.where(mask, tokens, 0), positions_of(mask), mask, last_only=True)
     return log_probs(model, variables, hidden[:, -1], mask, cache, choices)
 
 

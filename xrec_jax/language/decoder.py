@@ -73,10 +73,14 @@ class Attention(nn.Module):
     config: DecoderConfig
     lora_scale: float
     lora_dropout: float
+    last_only: bool = False
 
     @nn.compact
     def __call__(self, x, turns, sight, cache, layer, slot):
-        """x [B, S, D] → [B, S, D] and (k, v) of these positions, or the cache with them written."""
+        """x [B, S, D] → [B, S, D] and (k, v) of these positions, or the cache with them written.
+
+        With `last_only`, of whole sequences: [B, 1, D], of the last position.
+        """
         config = self.config
         batch, length, _ = x.shape
 
@@ -97,7 +101,10 @@ class Attention(nn.Module):
         if turns is not None:
             q, k = (rotate(y, *turns, config.rotary_interleaved) for y in (q, k))
         k, v = spread_kv_heads(k, config.mesh), spread_kv_heads(v, config.mesh)
-        if cache is None:
+        if self.last_only:
+            written = Cache(k, v)
+            out = attend(q[:, :, -1:], k, v, sight.mask[:, -1:])
+        elif cache is None:
             written = Cache(k, v)
             out = flash.attend_sequences(q, k, v, sight, config)
         else:
@@ -106,7 +113,7 @@ class Attention(nn.Module):
             out = attend(q, *written.layer(layer), sight.mask)
         out = out.astype(config.dtype).transpose(0, 2, 1, 3)
         out = Projection(config.hidden_size, ('heads', 'embed'), config.dtype, config.attention_bias,
-                         self.lora_scale, self.lora_dropout, name='o_proj')(out.reshape(batch, length, -1))
+                         self.lora_scale, self.lora_dropout, name='o_proj')(out.reshape(batch, out.shape[1], -1))
         return out, written
 
 
@@ -144,15 +151,18 @@ class Block(nn.Module):
     config: DecoderConfig
     lora_scale: float
     lora_dropout: float
+    last_only: bool = False
 
     @nn.compact
     def __call__(self, carry, layer, turns, sight, slot):
         x, cache = carry
         config = self.config
         norm = lambda name: NORMS[config.norm](config.rms_norm_eps, config.dtype, name=name)
-        attended, written = Attention(config, self.lora_scale, self.lora_dropout, name='self_attn')(
+        attended, written = Attention(config, self.lora_scale, self.lora_dropout, self.last_only, name='self_attn')(
             norm('input_layernorm')(x), turns, sight.of_layer(layer, config.first_window_layer), cache, layer, slot
         )
+        if self.last_only:
+            x = x[:, -1:]
         decoding = cache is not None and x.shape[1] == 1
         x = constrain_residual(x + attended, config.mesh, decoding)
         if config.num_experts:
@@ -198,7 +208,8 @@ class Decoder(nn.Module):
             head_init = nn.with_logical_partitioning(nn.initializers.lecun_normal(), ('embed', 'vocab'))
             self.lm_head = self.param('lm_head', head_init, (config.hidden_size, config.vocab_size))
 
-    def __call__(self, tokens, positions, mask, cache=None, slot=0, prefix_embeddings=None, key_positions=None):
+    def __call__(self, tokens, positions, mask, cache=None, slot=0, prefix_embeddings=None, key_positions=None,
+                 last_only=False):
         """Runs the decoder.
 
         Args:
@@ -216,9 +227,11 @@ class Decoder(nn.Module):
           key_positions: int [B, T], position of what each slot of the cache holds, these tokens among
             them. Only a sliding window shorter than a cache asks for them, and only with a mask of
             rank 3: with one of rank 2 slots lie in the order of positions.
+          last_only: of whole sequences, whether the last position's hidden state is all that is wanted. Where the
+            layers are apart, the last one then computes no more than that, and all keys and values.
 
         Returns:
-          hidden [B, K + S, D] after the final norm, and the `Cache` (of T slots).
+          hidden [B, K + S, D], or [B, 1, D] with `last_only`, after the final norm, and the `Cache` (of T slots).
 
         Raises:
           UserError: more slots than a model with learned positions has positions.
@@ -236,18 +249,19 @@ class Decoder(nn.Module):
         turns = rotary.turns(positions, rope_frequencies(config)) if config.positions == 'rotary' else None
         sight = self._sight(x.shape[1], positions, mask, cache, slot, key_positions)
         if isinstance(self.variables['params'].get('layers'), tuple):
-            x, written = self._one_by_one(x, turns, sight, cache or (None,) * config.num_layers, slot)
+            x, written = self._one_by_one(x, turns, sight, cache or (None,) * config.num_layers, slot, last_only)
             return self.norm(x), written
         (x, carried), written = self.layers((x, cache), jnp.arange(config.num_layers), turns, sight, slot)
-        return self.norm(x), written if cache is None else carried
+        return self.norm(x[:, -1:] if last_only else x), written if cache is None else carried
 
-    def _one_by_one(self, x, turns, sight, caches, slot):
+    def _one_by_one(self, x, turns, sight, caches, slot, last_only):
         """The layers of variables that `stepping.separate` took apart, each with its cache or None."""
-        block = Block(self.config, self.lora_scale, self.lora_dropout, parent=None)
         layers = {name: tree['layers'] for name, tree in self.variables.items() if 'layers' in tree}
         written = []
         for layer, cache in enumerate(caches):
             variables = {name: of_each[layer] for name, of_each in layers.items()}
+            last = last_only and layer == len(caches) - 1
+            block = Block(self.config, self.lora_scale, self.lora_dropout, last, parent=None)
             (x, carried), of_sequence = block.apply(variables, (x, cache), layer, turns, sight, slot)
             written.append(of_sequence if cache is None else carried)
         return x, tuple(written)

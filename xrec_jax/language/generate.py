@@ -86,8 +86,7 @@ def generate(
         width += prefix
     variables = stepping.prepare(model, variables)
     hidden, cache = model.apply(variables, jnp.where(token_mask, tokens, 0), positions_of(mask), mask,
-                                prefix_embeddings=prefix_embeddings)
-    hidden = hidden[:, -1:]
+                                prefix_embeddings=prefix_embeddings, last_only=True)
     if num_samples > 1:
         tokens, token_mask, mask, hidden = jax.tree.map(
             lambda x: jnp.repeat(x, num_samples, axis=0), (tokens, token_mask, mask, hidden))
