@@ -44,6 +44,19 @@ def test_texts_are_those_of_the_scan(variables):
     jax.tree.map(np.testing.assert_array_equal, write(True, stepping.prepared).tokens, apart.tokens)
 
 
+def test_the_last_state_alone_is_that_of_all(variables):
+    tokens = jnp.asarray(np.random.default_rng(1).integers(3, 11, (3, 9)))
+    mask = jnp.arange(9) >= jnp.array([[0], [4], [8]])
+    model = decoder.Decoder(CONFIG, 0.5)
+    for kept in (variables, stepping.separate(model, variables)):
+        run = jax.jit(lambda last_only: model.apply(kept, tokens, positions_of(mask), mask, last_only=last_only),
+                      static_argnums=0)
+        (whole, cache), (last, same) = run(False), run(True)
+        assert last.shape == (3, 1, CONFIG.hidden_size)
+        np.testing.assert_allclose(last[:, 0], whole[:, -1], atol=1e-5)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), same, cache)
+
+
 def test_float32_adapters_are_merged_and_others_are_not(variables):
     model = decoder.Decoder(CONFIG, 0.5)
     merged = stepping.merged(model, variables)
