@@ -85,9 +85,9 @@ def encode(tokenizer: Tokenizer, examples: Sequence[tuple], max_length: int, tog
         if excess > 0:
             prompt = _cut(tokenizer, example, excess)
             num_cut += prompt is not None
-        fitting.append(prompt and (prompt, response))
+        fitting.append(None if prompt is None else (prompt, response))
     groups = [fitting[n:n + together] for n in range(0, len(fitting), together)]
-    kept = [pair for group in groups if all(group) for pair in group]
+    kept = [pair for group in groups if None not in group for pair in group]
     lengths = np.array([len(prompt) + len(response) for prompt, response in kept], np.int64)
     return Encoded(
         tokens=np.fromiter((token for pair in kept for ids in pair for token in ids), np.int32, lengths.sum()),

@@ -64,7 +64,11 @@ def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str
         load(task, settings)
         return
     check_settings(task, settings)
-    read(task, settings)
+    sources, _ = read(task, settings)
+    for at, source in enumerate(sources, 1):
+        if len(source) % settings.together:
+            raise UserError(f'tune({settings.name}): the {len(source):,} examples of source {at} are no groups of tune.'
+                            f'together={settings.together}.')
     read_test(task, settings)
 
 
