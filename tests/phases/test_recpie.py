@@ -375,6 +375,9 @@ def test_no_reviews_no_times_no_titles_and_users_of_one_event(language_model, tm
     (lambda c: c.prompt.update(profile='recpie/profil'), 'Did you mean "recpie/profile"'),
     (lambda c: c.judge.scorers.update({'LLM directly': 'direct(direkt)'}), 'Did you mean "direct"'),
     (lambda c: c.judge.update(attention='RecPi'), 'Did you mean "RecPIE"'),
+    (lambda c: c.judge.after.update(explain='peter_texts'), r'explain\(peter_texts\) has one text an example'),
+    (lambda c: c.judge.scorers.update(TALLRec='direct(direct, tallrek)'), r'needs tune\(tallrek\) before it'),
+    (lambda c: c.tallrec.update(template='direkt'), 'Did you mean "direct"'),
     (lambda c: c.judge.update(attention='No text'), r'should be predictor\(FIT, EXPLAIN\)'),
 ])
 def test_bad_settings_are_refused_before_anything_is_computed(change, message, language_model, tmp_path):

@@ -30,6 +30,7 @@ from xrec_jax.metrics import attributes
 from xrec_jax.metrics.spread import spread
 from xrec_jax.phases import contrast, judge_attention, judge_attributes, judge_pairs, judge_text, predictions, scorers
 from xrec_jax.phases.scorers import SPLITS, SUMMARY, Figures
+from xrec_jax.phases.settings import settings_of
 from xrec_jax.phases.task import Task
 from xrec_jax.runs import progress
 from xrec_jax.runs.files import write_whole
@@ -152,6 +153,10 @@ def check(task: Task, settings: ml_collections.ConfigDict, earlier: Sequence[str
         judge_attention.check(task, settings.scorers[name])
     sides = (settings.before, settings.after) if 'before' in settings else ()
     needed = [f'explain({side.explain})' for side in sides]
+    for side in sides:
+        if settings_of(task.config, 'explain', side.explain).get('writes') == 'predictor':
+            raise UserError(f'judge({settings.name}): explain({side.explain}) has one text an example, which is compared by '
+                            'a judge of task "text" alone.')
     for name in (name for side in sides for name in side.scorers):
         if name not in settings.scorers:
             raise UserError(f'judge: "{name}" is none of judge.scorers.{nearest(name, settings.scorers)}')
