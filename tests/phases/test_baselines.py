@@ -45,7 +45,7 @@ def make(config, workdir):
 
 
 def test_every_model_of_the_config_has_a_title_and_can_be_made(tmp_path):
-    assert [*baseline.TITLES, 'recpie'] == list(fit_predictor.MODELS)  # RecPIE's network is of configs/recpie.py
+    assert [*baseline.TITLES, 'recpie', 'peter'] == list(fit_predictor.MODELS)  # the last two are of configs/recpie.py
     assert make(baseline.get_config('simulated'), tmp_path).language is None
 
 
