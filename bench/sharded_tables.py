@@ -36,8 +36,8 @@ from xrec_jax.recommenders.mf import BPRMF  # noqa: E402
 
 DEVICES = 8
 BATCH_SIZE = 2048
-COLUMNS = (f'MB on each of {DEVICES} devices', 'state', 'found', '+ a step', '+ a block', 'whole tables', 'whole scores', 's init',
-           's a step', 's a block')
+COLUMNS = (f'MB on each of {DEVICES} devices', 'state', 'found', '+ a step', '+ a block', 'whole tables', 'whole scores',
+           's init', 's a step', 's a block')
 
 
 def measure(rows: int, dim: int = 64, interactions: int = 5_000_000, steps: int = 4) -> dict:

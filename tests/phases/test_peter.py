@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from configs import recpie
 from tests.phases.small import resumed, small_recpie, stop_writers
 from xrec_jax.errors import UserError
 from xrec_jax.parallel import mesh as meshes

@@ -48,7 +48,7 @@ def examples(task: Task, key: str, split: str, most: int) -> list[Example]:
 
 
 def scores(task: Task, state: RunState, key: str, split: str, tuned: str = '') -> np.ndarray:
-    """P(yes) / (P(yes) + P(no)) of the examples of a split, float32 [N]; by the frozen model, or as `tune(tuned)` left it."""
+    """P(yes) / (P(yes) + P(no)) of the examples of a split, float32 [N], by the frozen model or as `tune(tuned)` left it."""
     language, adapter = task.language, None
     profiles = contrast.read_profiles(task, None if tuned else state.profiles)
     if tuned:
