@@ -12,8 +12,11 @@ import numpy as np
 from configs import expctr, recpie
 from xrec_jax.language import decoder, stories, tokenizers, weights
 from xrec_jax.language.config import DecoderConfig
+from xrec_jax.phases import schedule, task as tasks
 from xrec_jax.runs.explanations import ExplanationWriter
 from xrec_jax.runs.metrics_writer import MetricsWriter
+from xrec_jax.runs.state import RunState
+from xrec_jax.runs.workdir import open_workdir
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
 
@@ -74,6 +77,14 @@ def small_recpie(language_model: pathlib.Path) -> ml_collections.ConfigDict:
     config.fit.model.update({'embed_dim': 4, 'width': 8, 'mlp': (8,), 'inner': 8})
     config.fit.checkpoint_every = 1
     return config
+
+
+def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> tuple[tasks.Task, RunState]:
+    """A whole run, as `python -m xrec_jax.train` makes it."""
+    task = tasks.make_task(config, workdir)
+    schedule.check_schedule(task)
+    open_workdir(str(workdir), config)
+    return task, schedule.run_schedule(task)
 
 
 class Stop(Exception):

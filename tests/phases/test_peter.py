@@ -8,16 +8,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.phases.small import resumed, small_recpie, stop_writers
+from tests.phases.small import resumed, run, small_recpie, stop_writers
 from xrec_jax.errors import UserError
 from xrec_jax.parallel import mesh as meshes
-from xrec_jax.phases import explain_predictor, restoring, schedule, task as tasks, training_words
+from xrec_jax.phases import explain_predictor, restoring, training_words
 from xrec_jax.phases.settings import settings_of
 from xrec_jax.recommenders import words
 from xrec_jax.recommenders.peter import PETER
 from xrec_jax.runs import files
 from xrec_jax.runs.explanations import read_explanations
-from xrec_jax.runs.workdir import open_workdir
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -36,13 +35,6 @@ def small() -> ml_collections.ConfigDict:
     config.peter.model.update({'embed_dim': 8, 'layers': 1, 'inner': 8, 'max_words': 6})
     config.peter_texts.splits = ('valid', 'test')
     return config
-
-
-def run(config, workdir):
-    task = tasks.make_task(config, workdir)
-    schedule.check_schedule(task)
-    open_workdir(str(workdir), config)
-    return task, schedule.run_schedule(task)
 
 
 @pytest.fixture(scope='module')

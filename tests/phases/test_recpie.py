@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs import recpie
-from tests.phases.small import resumed, save_language_model, small_recpie, stop_writers
+from tests.phases.small import resumed, run, save_language_model, small_recpie, stop_writers
 from xrec_jax import api
 from xrec_jax.data import protocols, tables
 from xrec_jax.data.readers import simulated
@@ -45,13 +45,6 @@ def one_device():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(meshes, 'make_mesh', lambda sizes: make(sizes, jax.devices()[:1]))
         yield
-
-
-def run(config, workdir):
-    task = tasks.make_task(config, workdir)
-    schedule.check_schedule(task)
-    open_workdir(str(workdir), config)
-    return task, schedule.run_schedule(task)
 
 
 @pytest.fixture(scope='module')

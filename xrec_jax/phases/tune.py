@@ -98,11 +98,8 @@ def read(task: Task, settings: ml_collections.ConfigDict) -> tuple[list[list[Exa
     line.
     """
     data = settings.data
-    if tuple(data.forms) == ('pairs',):
-        return _pairs(task, settings.max_length)
-    if tuple(data.forms) == ('verdicts',):
-        direct.check(task, settings.template)
-        return _verdicts(task, settings.template, settings.max_length)
+    if len(data.forms) == 1 and data.forms[0] in WITHOUT_FILES:
+        return WITHOUT_FILES[data.forms[0]](task, settings.template, settings.max_length)
     return _read(task, _paths(data, 'train'), tuple(data.forms), _paths(data, 'valid'), data.valid_share,
                  settings.template, settings.max_length)
 
@@ -110,7 +107,7 @@ def read(task: Task, settings: ml_collections.ConfigDict) -> tuple[list[list[Exa
 def read_test(task: Task, settings: ml_collections.ConfigDict) -> list[Example]:
     """The examples of the files of `data.test`, in the form of the first training file."""
     form = settings.data.forms[0]
-    return [] if form in ('pairs', 'verdicts') else [
+    return [] if form in WITHOUT_FILES else [
         example for file in _paths(settings.data, 'test')
         for example in tune_forms.FORMS[form](task, file, settings.template, settings.max_length)]
 
@@ -120,15 +117,20 @@ def _paths(data: ml_collections.ConfigDict, key: str) -> tuple[str, ...]:
 
 
 @functools.cache
-def _pairs(task: Task, most: int) -> tuple[list[list[Example]], list[Example]]:
+def _pairs(task: Task, template: str, most: int) -> tuple[list[list[Example]], list[Example]]:
+    del template
     training, validation = judge_pairs.tuning_pairs(task)
     return [tune_forms.pairs(task, training, most)], tune_forms.pairs(task, validation, most)
 
 
 @functools.cache
 def _verdicts(task: Task, key: str, most: int) -> tuple[list[list[Example]], list[Example]]:
+    direct.check(task, key)
     training, validation = (direct.examples(task, key, split, most) for split in ('train', 'valid'))
     return [training], validation
+
+
+WITHOUT_FILES = {'pairs': _pairs, 'verdicts': _verdicts}  # forms of `data.forms` that the run's own material has
 
 
 @functools.cache
