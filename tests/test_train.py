@@ -69,7 +69,7 @@ def stop_at(row, process, workdir, how):
 
 
 def test_a_run_that_is_stopped_in_three_ways_ends_with_the_bits_of_an_unbroken_one(command, unbroken, tmp_path):
-    """A preemption, a power cut and Ctrl-C: bench/preemption.py has many more."""
+    """A preemption, a power cut and Ctrl-C: tests/bench/test_preemption.py has many more."""
     (arguments, cache), workdir = command, tmp_path / 'run'
     again = lambda: start(*arguments, '--workdir', str(workdir), **cache)
     status, errors = stop_at('"02-fit-ids", "step": 1', again(), workdir, signal.SIGTERM)

@@ -1,5 +1,6 @@
 """Several real processes over loopback do what one does."""
 
+import functools
 import json
 import pathlib
 import re
@@ -28,52 +29,70 @@ def test_four_processes_share_batches_tables_and_checkpoints(tmp_path):
         assert status == 0, errors
 
 
-@pytest.fixture(scope='module', params=CASES)
-def runs(request, tmp_path_factory):
-    """Workdir and output of a run by one process and of one by two, whose parameters are split between them."""
+MESHES = {count: (f'--config.mesh.data={data}', f'--config.mesh.fsdp={count // data}')
+          for count, data in ((1, 1), (2, 1), (4, 2))}
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    """run(case, count): workdir and ends of a run by `count` processes, which split parameters between them."""
     folder = tmp_path_factory.mktemp('processes')
     model = save_language_model(folder / 'model')
-    argument, schedule, settings = CASES[request.param]
-    made = {}
-    for count, mesh in ((1, ()), (2, ('--config.mesh.data=1', '--config.mesh.fsdp=2'))):
-        arguments = ['-m', 'xrec_jax.train', '--config', f'tests/phases/small.py:{argument.format(model)}',
-                     f'--config.schedule={schedule}', *settings, '--config.generate.temperature=0.0',
-                     '--workdir', str(folder / str(count)), *mesh]
-        # What is compiled for one process serves another: the predictors, the encoder.
-        cache = {'JAX_COMPILATION_CACHE_DIR': str(folder / 'compiled'),
-                 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-                 'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1'}
-        ended = processes.finish(processes.start(count, arguments, variables=cache))
+    # What is compiled for one process serves another: the predictors, the encoder.
+    cache = {'JAX_COMPILATION_CACHE_DIR': str(folder / 'compiled'), 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+             'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1'}
+
+    @functools.cache
+    def made(case, count):
+        argument, schedule, settings = CASES[case]
+        workdir = folder / f'{case}-{count}'
+        ended = processes.finish(processes.start(count, [
+            '-m', 'xrec_jax.train', '--config', f'tests/phases/small.py:{argument.format(model)}',
+            f'--config.schedule={schedule}', *settings, '--config.generate.temperature=0.0',
+            '--workdir', str(workdir), *MESHES[count]], variables=cache))
         assert all(status == 0 for status, _, _ in ended), ended[-1][2]
-        made[count] = folder / str(count), ended
+        return workdir, ended
+
     return made
 
 
-def test_two_processes_have_the_losses_and_rewards_of_one(runs):
-    one, two = (read_metrics(runs[count][0] / 'metrics.jsonl') for count in (1, 2))
-    assert [(row['phase'], row['step']) for row in one] == [(row['phase'], row['step']) for row in two]
-    for ours, theirs in zip(one, two):
+@pytest.fixture(scope='module', params=[('expctr', 2), ('expctr', 4), ('recpie', 2)],
+                ids=lambda case: '-'.join(map(str, case)))
+def runs(run, request):
+    """Workdir and ends of a run by one process, and of one by several."""
+    case, count = request.param
+    return run(case, 1), run(case, count)
+
+
+def test_several_processes_have_the_losses_and_rewards_of_one(runs):
+    one, several = (read_metrics(workdir / 'metrics.jsonl') for workdir, _ in runs)
+    assert [(row['phase'], row['step']) for row in one] == [(row['phase'], row['step']) for row in several]
+    for ours, theirs in zip(one, several):
         assert ours.keys() == theirs.keys()
         for name in repeatable(ours).keys() - {'phase', 'step'}:
             np.testing.assert_allclose(theirs[name], ours[name], rtol=1e-4, atol=1e-5,
                                        err_msg=f'{ours["phase"]} {ours["step"]} {name}')
 
 
-def test_two_processes_write_the_explanations_of_one(runs):
-    names = [path.name for path in sorted((runs[1][0] / 'explanations').iterdir())]
-    assert names == [path.name for path in sorted((runs[2][0] / 'explanations').iterdir())] and len(names) == 2
+def test_several_processes_write_the_explanations_of_one(runs):
+    folders = [workdir / 'explanations' for workdir, _ in runs]
+    names, others = (sorted(path.name for path in folder.iterdir()) for folder in folders)
+    assert names == others and len(names) == 2
     for name in names:
-        one, two = (pq.read_table(runs[count][0] / 'explanations' / name) for count in (1, 2))
+        one, several = (pq.read_table(folder / name) for folder in folders)
         rounded = ('llm_score', 'reward', 'vector')
-        assert two.drop_columns(rounded).equals(one.drop_columns(rounded))
+        assert several.drop_columns(rounded).equals(one.drop_columns(rounded))
         for column in ('llm_score', 'reward'):
-            ours, theirs = (table[column].to_pandas().to_numpy(float) for table in (one, two))
+            ours, theirs = (table[column].to_pandas().to_numpy(float) for table in (one, several))
             np.testing.assert_allclose(theirs, ours, atol=1e-4)
 
 
 def test_the_first_process_speaks_for_all(runs):
-    (_, first, _), (_, second, _) = runs[2][1]
-    assert '2 × cpu (cpu) in 2 processes' in first and re.search(r'0\d-align-\w+: 2 iterations', first)
-    assert [line for line in second.splitlines() if line and not line.startswith('[Gloo]')] == []
-    config = json.loads((runs[2][0] / 'config.json').read_text())
+    _, (workdir, ended) = runs
+    (_, first, _), *others = ended
+    assert f'{len(ended)} × cpu (cpu) in {len(ended)} processes' in first
+    assert re.search(r'0\d-align-\w+: 2 iterations', first)
+    for _, output, _ in others:
+        assert [line for line in output.splitlines() if line and not line.startswith('[Gloo]')] == []
+    config = json.loads((workdir / 'config.json').read_text())
     assert config['mesh']['fsdp'] == 2
