@@ -14,7 +14,7 @@ from tests.phases.small import save_language_model
 from xrec_jax.runs.metrics_writer import read_metrics, repeatable
 
 HERE = pathlib.Path(__file__).parent
-# Argument of tests/phases/small.py, schedule, and settings of two short runs that write greedily: ExpCTR, whose processes
+# Argument of tests/phases/small.py, schedule, settings of two short runs that write greedily: ExpCTR, whose processes
 # share out the texts, and RecPIE with soft prompts, whose texts all of them have, since a reward looks at two.
 CASES = {
     'expctr': ('{}', ('fit(ids)', 'align(lc)', 'explain(final)'),
