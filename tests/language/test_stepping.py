@@ -57,6 +57,23 @@ def test_the_last_state_alone_is_that_of_all(variables):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), same, cache)
 
 
+@pytest.mark.parametrize('at_once', [9, 20, 36, 45, 120])
+def test_a_prefill_of_a_few_rows_at_a_time_is_that_of_all(variables, monkeypatch, at_once):
+    monkeypatch.setattr(stepping, 'AT_ONCE', at_once)
+    tokens = jnp.asarray(np.random.default_rng(2).integers(3, 11, (12, 7)))
+    mask = jnp.arange(7) >= jnp.arange(12)[:, None] % 7
+    prefix = jax.random.normal(jax.random.key(1), (12, 2, CONFIG.hidden_size))
+    model = decoder.Decoder(CONFIG, 0.5)
+    kept = stepping.separate(model, variables)
+    mask_of_both = jnp.concatenate([jnp.ones((12, 2), bool), mask], axis=1)
+    arguments = tokens, positions_of(mask_of_both), mask_of_both
+    part = jax.jit(lambda: stepping.prefill(model, kept, *arguments, prefix))
+    whole = jax.jit(lambda: model.apply(kept, *arguments, prefix_embeddings=prefix, last_only=True))
+    # Rows at once: 1, 2, 4; all where at most 5 are wanted, of which only 3 and 4 divide 12.
+    assert ('while' in part.lower().as_text()) == (at_once < 120)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), part(), whole())
+
+
 def test_float32_adapters_are_merged_and_others_are_not(variables):
     model = decoder.Decoder(CONFIG, 0.5)
     merged = stepping.merged(model, variables)

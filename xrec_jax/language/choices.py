@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xrec_jax.errors import UserError
+from xrec_jax.language import stepping
 from xrec_jax.language.attention import Cache
 from xrec_jax.language.decoder import Decoder, positions_of
 from xrec_jax.language.tokenizers import Tokenizer
@@ -63,7 +64,7 @@ def checked(model: Decoder, choices: Sequence[Sequence[Spelling]]) -> tuple[tupl
 @functools.partial(jax.jit, static_argnames=('model', 'choices'))
 def _score(model: Decoder, variables: dict, tokens: jax.Array, mask: jax.Array,
            choices: tuple[tuple[Spelling, ...], ...]) -> jax.Array:
-    hidden, cache = model.apply(variables, jnp.where(mask, tokens, 0), positions_of(mask), mask, last_only=True)
+    hidden, cache = stepping.prefill(model, variables, jnp.where(mask, tokens, 0), positions_of(mask), mask)
     return log_probs(model, variables, hidden[:, -1], mask, cache, choices)
 
 

@@ -85,8 +85,8 @@ def generate(
         mask = jnp.concatenate([jnp.ones((batch, prefix), bool), mask], axis=1)
         width += prefix
     variables = stepping.prepare(model, variables)
-    hidden, cache = model.apply(variables, jnp.where(token_mask, tokens, 0), positions_of(mask), mask,
-                                prefix_embeddings=prefix_embeddings, last_only=True)
+    hidden, cache = stepping.prefill(model, variables, jnp.where(token_mask, tokens, 0), positions_of(mask), mask,
+                                     prefix_embeddings)
     if num_samples > 1:
         tokens, token_mask, mask, hidden = jax.tree.map(
             lambda x: jnp.repeat(x, num_samples, axis=0), (tokens, token_mask, mask, hidden))

@@ -235,7 +235,7 @@ def _refill(variables, state, tokens, mask, index, key, *, model, sampling, stop
     rows = jnp.argsort(state.running, stable=True)[:group]  # free ones first
     ended = _held(state, rows)
     positions = positions_of(mask)
-    hidden, cache = model.apply(variables, jnp.where(mask, tokens, 0), positions, mask, last_only=True)
+    hidden, cache = stepping.prefill(model, variables, jnp.where(mask, tokens, 0), positions, mask)
 
     def rolled(x, axis):
         """To the slots before the one that is written next."""

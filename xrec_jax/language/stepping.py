@@ -7,6 +7,7 @@ cache of its own. Elsewhere nothing changes.
 
   `unrolled`   whether to take the layers apart
   `prepare`    variables as `generate` and `slots` want them; `prepared`: the same, compiled, before many batches
+  `prefill`    runs whole prompts, for their caches and last hidden states
 """
 
 import math
@@ -16,12 +17,14 @@ import jax
 import jax.numpy as jnp
 
 from xrec_jax.language import flash, quantize
+from xrec_jax.language.attention import Cache
 from xrec_jax.language.decoder import Decoder
 
 COPIED = 2**30  # bytes at most that are held a second time
 JOINED = {('layers', 'self_attn', 'qkv_proj'): ('q_proj', 'k_proj', 'v_proj'),
           ('layers', 'mlp', 'gate_up_proj'): ('gate_proj', 'up_proj')}
 MOST_LAYERS = 40  # written out, each is compiled
+AT_ONCE = 512  # tokens of a prefill: what a layer makes of them then stays in a CPU's caches
 
 
 def unrolled(model: Decoder, variables: dict) -> bool:
@@ -43,6 +46,23 @@ def prepare(model: Decoder, variables: dict) -> dict:
 def prepared(model: Decoder, variables: dict) -> dict:
     """`prepare` compiled: once for all batches that are written with these variables, not once in each."""
     return _separate(model, variables) if _to_separate(model, variables) else variables
+
+
+def prefill(model: Decoder, variables: dict, tokens: jax.Array, positions: jax.Array, mask: jax.Array,
+            prefix_embeddings: jax.Array | None = None) -> tuple[jax.Array, Cache | tuple[Cache, ...]]:
+    """The hidden state of the last position [B, 1, D] and the cache of whole prompts; arguments as of `Decoder`.
+
+    Where the layers are apart, a few rows after the others.
+    """
+    run = lambda rows: model.apply(variables, *rows[:3], prefix_embeddings=rows[3], last_only=True)
+    rows = tokens, positions, mask, prefix_embeddings
+    batch, width = positions.shape
+    most = max(AT_ONCE // width, 1)
+    sizes = [size for size in range(most, most // 2, -1) if batch % size == 0]
+    if not sizes or batch <= most or not isinstance(variables['params']['layers'], tuple):
+        return run(rows)
+    done = jax.lax.map(run, jax.tree.map(lambda x: x.reshape(-1, sizes[0], *x.shape[1:]), rows))
+    return jax.tree.map(lambda x: x.reshape(batch, *x.shape[2:]), done)
 
 
 def _to_separate(model: Decoder, variables: dict) -> bool:
