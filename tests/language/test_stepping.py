@@ -71,7 +71,7 @@ def test_a_prefill_of_a_few_rows_at_a_time_is_that_of_all(variables, monkeypatch
     whole = jax.jit(lambda: model.apply(kept, *arguments, prefix_embeddings=prefix, last_only=True))
     # Rows at once: 1, 2, 4; all where at most 5 are wanted, of which only 3 and 4 divide 12.
     assert ('while' in part.lower().as_text()) == (at_once < 120)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), part(), whole())
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=5e-5), part(), whole())
 
 
 def test_float32_adapters_are_merged_and_others_are_not(variables):
