@@ -67,18 +67,20 @@ def test_a_share_at_which_nothing_is_as_good_is_none():
 
 
 def test_variants_change_what_is_asked_of_the_language_model(fake_train, tmp_path):
-    config = ml_collections.ConfigDict({'schedule': ('explain(profiles)', 'fit(no_text)', 'judge(table)'),
+    config = ml_collections.ConfigDict({'schedule': ('explain(profiles)', 'fit(no_text)', 'align(first)', 'judge(table)'),
                                         'prompt': {'positive': 'recpie/tiny_positive'}})
     found = {case.name: case.changes for case in variants.cases(config, ['models/gpt2'])}
-    assert found['RecPIE'] == {} and found['no profiles'] == {'schedule': ('fit(no_text)', 'judge(table)')}
+    assert found['RecPIE'] == {} and found['no profiles'] == {
+        'schedule': ('fit(no_text)', 'align(first)', 'judge(table)')}
+    assert found['without PPO'] == {'schedule': ('explain(profiles)', 'fit(no_text)', 'judge(table)')}
     assert found['summary'] == dict.fromkeys(('prompt.positive', 'prompt.negative'), 'recpie/tiny_summary')
     assert found['with gpt2']['language.model'] == 'models/gpt2'
     assert found['with gpt2']['prompt.positive'] == 'recpie/positive'
     config.prompt.positive = 'recpie/positive'
-    assert variants.cases(config)[2].changes['prompt.positive'] == 'recpie/summary'
+    assert {case.name: case.changes for case in variants.cases(config)}['summary']['prompt.positive'] == 'recpie/summary'
     workdirs = runs.train(variants.cases(config), [0], [], tmp_path)
     table = variants.rows(workdirs, 'RecPIE', 'No text')
-    assert [row['variant'] for row in table] == ['RecPIE', 'LLM directly', 'no profiles', 'summary', 'No text']
+    assert [row['variant'] for row in table] == ['RecPIE', 'LLM directly', 'without PPO', 'no profiles', 'summary', 'No text']
     assert table[1]['rmse'] == 0.5 and 'rmse std' not in table[0]
     assert len(variants.draw(table).axes) == 1
 

@@ -5,6 +5,7 @@
   RecPIE         the config as it is
   LLM directly   the frozen model is asked whether the user would like the item: its probability of a yes is the
                  predicted place on the scale, and nothing is trained (scorer `direct(…)` of the same runs)
+  without PPO    the frozen model writes in every round, the network trained as often: what is missing is PPO's share
   no profiles    prompts show titles and attributes in place of written profiles
   summary        in place of both reasons a summary of what the user consumed, which is all the network reads
   with NAME      another language model, for each of --models, with the paper's prompts
@@ -37,9 +38,10 @@ PAPER = {'prompt.positive': 'recpie/positive', 'prompt.negative': 'recpie/negati
 
 def cases(config: ml_collections.ConfigDict, models: Sequence[str] = ()) -> list[runs.Case]:
     """The variants of a config, each by what it changes."""
-    without = tuple(entry for entry in config.schedule if entry != 'explain(profiles)')
+    without = lambda start: {'schedule': tuple(entry for entry in config.schedule if not entry.startswith(start))}
     summary = 'recpie/tiny_summary' if config.prompt.positive.startswith('recpie/tiny') else 'recpie/summary'
-    found = [runs.Case('RecPIE'), runs.Case('no profiles', {'schedule': without}),
+    found = [runs.Case('RecPIE'), runs.Case('without PPO', without('align(')),
+             runs.Case('no profiles', without('explain(profiles)')),
              runs.Case('summary', {'prompt.positive': summary, 'prompt.negative': summary})]
     return found + [runs.Case(f'with {pathlib.Path(model).name}', PAPER | {'language.model': model}) for model in models]
 
