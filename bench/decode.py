@@ -15,7 +15,8 @@ Roofline of a step: bound = cache / BW + max(weights / BW, 2 B P / peak), over t
 (new − 1). weights: bytes of all matrices, of a table of embeddings only where it is the output matrix too; cache: the
 bytes of keys and values of B rows of prompt + new / 2 slots; P: parameters of projections and output matrix.
 Roofline of a prefill: B · prompt · (2 P' + 4 L H d · prompt) + 2 B V D FLOPs over the peak; P': projections alone;
-attention is not halved for causality.
+attention is not halved for causality. Where the layers are apart, the last one counts for one position of each row, but
+for its keys and values.
 
   speed     as above, for each of `--batches`
   compile   seconds to compile prefill and decoding together, from shapes alone; nothing read from a cache on disk
@@ -64,6 +65,11 @@ def ours(args) -> None:
     projections, head = sides.sizes(config, params)
     itemsize = jnp.dtype(config.dtype).itemsize
     slot = 2 * config.num_layers * config.num_kv_heads * config.head_dim * itemsize
+    attention = 4 * config.num_heads * config.head_dim * args.prompt  # FLOPs of a position in a layer
+    last = 0  # FLOPs of a position in the last layer that only the last position needs
+    if isinstance(variables['params']['layers'], tuple):
+        keys_and_values = 2 * config.hidden_size * config.num_kv_heads * config.head_dim
+        last = 2 * (projections // config.num_layers - keys_and_values) + attention
 
     def begin(batch):
         tokens = jnp.asarray(prompts(batch, args.prompt, config.vocab_size), jnp.int32)
@@ -77,8 +83,8 @@ def ours(args) -> None:
                 'weight_bytes': (projections + head) * itemsize,
                 'cache_bytes': batch * (args.prompt + args.new // 2) * slot,
                 'step_flops': 2 * batch * (projections + head),
-                'prefill_flops': batch * args.prompt * (2 * projections + 4 * config.num_layers * config.num_heads
-                                                        * config.head_dim * args.prompt) + 2 * batch * head}
+                'prefill_flops': batch * (args.prompt * (2 * projections + config.num_layers * attention)
+                                          - (args.prompt - 1) * last + 2 * head)}
 
     def go(batch):
         answer = {}
