@@ -26,7 +26,7 @@ from xrec_jax.rl import ppo, update
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = DecoderConfig(vocab_size=2048, hidden_size=128, intermediate_size=352, num_layers=3, num_heads=8,
-                       num_kv_heads=4, head_dim=16, unroll=False)  # layers in a scan, as on the chips that are planned for
+                       num_kv_heads=4, head_dim=16, unroll=False)  # as on the chips that are planned for
 RANK = 4
 WORK = memory.Work(batch=8, microbatch=8, prompt=192, response=64, attention='scores')  # XLA on CPU fuses no attention
 ONE, EIGHT = {'data': 1, 'fsdp': 1, 'tensor': 1}, {'data': 2, 'fsdp': 2, 'tensor': 2}
