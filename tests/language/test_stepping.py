@@ -57,20 +57,22 @@ def test_the_last_state_alone_is_that_of_all(variables):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), same, cache)
 
 
-@pytest.mark.parametrize('at_once', [9, 20, 36, 45, 120])
-def test_a_prefill_of_a_few_rows_at_a_time_is_that_of_all(variables, monkeypatch, at_once):
+@pytest.mark.parametrize('batch, at_once, size', [
+    (12, 9, 1), (12, 20, 2), (12, 45, 4), (12, 120, 12),
+    (7, 36, 7),  # of 4 and 3 neither divides: all
+])
+def test_a_prefill_of_a_few_rows_at_a_time_is_that_of_all(variables, monkeypatch, batch, at_once, size):
     monkeypatch.setattr(stepping, 'AT_ONCE', at_once)
-    tokens = jnp.asarray(np.random.default_rng(2).integers(3, 11, (12, 7)))
-    mask = jnp.arange(7) >= jnp.arange(12)[:, None] % 7
-    prefix = jax.random.normal(jax.random.key(1), (12, 2, CONFIG.hidden_size))
+    tokens = jnp.asarray(np.random.default_rng(2).integers(3, 11, (batch, 7)))
+    prefix = jax.random.normal(jax.random.key(1), (batch, 2, CONFIG.hidden_size))
+    mask = jnp.pad(jnp.arange(7) >= jnp.arange(batch)[:, None] % 7, ((0, 0), (2, 0)), constant_values=True)
     model = decoder.Decoder(CONFIG, 0.5)
     kept = stepping.separate(model, variables)
-    mask_of_both = jnp.concatenate([jnp.ones((12, 2), bool), mask], axis=1)
-    arguments = tokens, positions_of(mask_of_both), mask_of_both
-    part = jax.jit(lambda: stepping.prefill(model, kept, *arguments, prefix))
-    whole = jax.jit(lambda: model.apply(kept, *arguments, prefix_embeddings=prefix, last_only=True))
-    # Rows at once: 1, 2, 4; all where at most 5 are wanted, of which only 3 and 4 divide 12.
-    assert ('while' in part.lower().as_text()) == (at_once < 120)
+    part = jax.jit(lambda: stepping.prefill(model, kept, tokens, positions_of(mask), mask, prefix))
+    whole = jax.jit(lambda: model.apply(kept, tokens, positions_of(mask), mask, prefix_embeddings=prefix,
+                                        last_only=True))
+    assert f'tensor<{size}x9x{CONFIG.hidden_size}xf32>' in part.lower().as_text()
+    assert ('while' in part.lower().as_text()) == (size < batch)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=5e-5), part(), whole())
 
 

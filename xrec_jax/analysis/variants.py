@@ -5,7 +5,8 @@
   RecPIE         the config as it is
   LLM directly   the frozen model is asked whether the user would like the item: its probability of a yes is the
                  predicted place on the scale, and nothing is trained (scorer `direct(…)` of the same runs)
-  without PPO    the frozen model writes in every round, the network trained as often: what is missing is PPO's share
+  without PPO    the frozen model writes in every round, the network is trained as often: what is missing is PPO's share
+                 (not in the paper)
   no profiles    prompts show titles and attributes in place of written profiles
   summary        in place of both reasons a summary of what the user consumed, which is all the network reads
   with NAME      another language model, for each of --models, with the paper's prompts
@@ -43,7 +44,8 @@ def cases(config: ml_collections.ConfigDict, models: Sequence[str] = ()) -> list
     found = [runs.Case('RecPIE'), runs.Case('without PPO', without('align(')),
              runs.Case('no profiles', without('explain(profiles)')),
              runs.Case('summary', {'prompt.positive': summary, 'prompt.negative': summary})]
-    return found + [runs.Case(f'with {pathlib.Path(model).name}', PAPER | {'language.model': model}) for model in models]
+    return found + [runs.Case(f'with {pathlib.Path(model).name}', PAPER | {'language.model': model})
+                    for model in models]
 
 
 def rows(workdirs: Mapping[str, Sequence[pathlib.Path]], ours: str, baseline: str, metrics: Sequence[str] = METRICS
