@@ -18,10 +18,14 @@ from xrec_jax.parallel import mesh as meshes, sharding
 from xrec_jax.recommenders import ranking
 from xrec_jax.recommenders.ranking import (
     data as ranking_data, evaluation as ranking_evaluation, training as ranking_training)
+from xrec_jax.recommenders.bert4rec import BERT4Rec
+from xrec_jax.recommenders.caser import Caser
+from xrec_jax.recommenders.gru4rec import GRU4Rec
 from xrec_jax.recommenders.lightgcn import LightGCN
 from xrec_jax.recommenders.mf import BPRMF
 from xrec_jax.recommenders.order import shuffled
 from xrec_jax.recommenders.popularity import Popularity
+from xrec_jax.recommenders.sasrec import SASRec
 
 U, I, L = 60, 50, 4
 NEVER = I - 1  # an item that nobody meets
@@ -138,10 +142,37 @@ def test_histories_of_targets_and_queries_are_the_protocol_s():
     np.testing.assert_array_equal(t.item, examples()['train'].item)
     for split in ('valid', 'test'):
         q = queries[split]
-        shown = ranking_data.histories(q.sequence, q.stop.ravel(), q.length.ravel(), q.width)[q.real]
-        np.testing.assert_array_equal(shown, examples()[split].history + 1)
-        np.testing.assert_array_equal(q.user.ravel()[q.real], examples()[split].user)
-        np.testing.assert_array_equal(q.held_out.reshape(-1, 1)[q.real, 0], examples()[split].item)
+        shown = ranking_data.histories(q.sequence, q.stop.ravel(), q.length.ravel(), L)[q.real]
+        order = np.argsort(q.user.ravel()[q.real])
+        np.testing.assert_array_equal(shown[order], examples()[split].history + 1)
+        np.testing.assert_array_equal(q.user.ravel()[q.real][order], examples()[split].user)
+        np.testing.assert_array_equal(q.held_out.reshape(-1, 1)[q.real, 0][order], examples()[split].item)
+
+
+SEQUENCE_MODELS = {'last': Last(), 'sasrec': SASRec(I, 8, L), 'gru4rec': GRU4Rec(I, 8, L),
+                   'bert4rec': BERT4Rec(I, 8, L), 'caser': Caser(I, 8, num_users=U, max_length=L)}
+
+
+@pytest.mark.parametrize('model', SEQUENCE_MODELS.values(), ids=SEQUENCE_MODELS)
+def test_blocks_are_as_wide_as_their_own_histories_and_say_the_same(model, monkeypatch):
+    few = [np.minimum(parts.past.length, parts.user % 5) for parts in examples().values()]  # 0 … 4 items of each user
+    parts = {name: dataclasses.replace(parts, past=dataclasses.replace(parts.past, length=length))
+             for (name, parts), length in zip(examples().items(), few)}
+    train, queries = ranking.make_data(model, parts, U, I)
+    assert queries['test'].widths == (L,)
+    params = ranking.init_state(model, train, jax.random.key(0)).params
+    monkeypatch.setitem(ranking_data._BLOCK_USERS, jax.default_backend(), 12)
+    monkeypatch.setattr(ranking_data, '_LEAST_WIDTH', 1)
+    _, cut = ranking.make_data(model, parts, U, I)
+    widths = np.array(cut['test'].widths)[cut['test'].cut]
+    assert widths.tolist() == np.maximum(cut['test'].length.max(axis=1), 1).tolist() == [1, 2, 3, 4, 4]
+    by_user = []
+    for query in (queries['test'], cut['test']):
+        order = np.argsort(query.user.ravel()[query.real])
+        by_user.append([np.asarray(f)[query.real][order] for f in (
+            ranking.scores(model, params, train, query), ranking.recommend(model, params, train, query, 5))])
+    np.testing.assert_allclose(by_user[0][0], by_user[1][0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(by_user[0][1], by_user[1][1])
 
 
 def test_a_stride_takes_every_so_many_th_target_from_the_last():

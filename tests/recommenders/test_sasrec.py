@@ -39,6 +39,15 @@ def test_scores_are_products_with_the_state_of_the_last_item():
     assert MODEL.apply({'params': PARAMS}, method='item_vectors').shape == (I, E)
 
 
+def test_the_last_state_alone_has_the_gradients_that_it_has_among_all():
+    direction = np.random.default_rng(3).normal(size=(len(HISTORY), E))
+    of_last, of_all = (jax.jit(jax.grad(lambda params, method=method, at=at: (
+        MODEL.apply({'params': params}, HISTORY, method=method)[at] * direction).sum()))(PARAMS)
+        for method, at in (('last_state', slice(None)), ('states', np.s_[:, -1])))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), of_last, of_all)
+    assert np.abs(plain(of_last)['encoder']['qkv_1']['bias'][2]).max() > 1e-3
+
+
 @pytest.mark.parametrize('place', range(1, 5))
 def test_a_later_item_never_changes_an_earlier_state(place):
     before, changed = states(HISTORY), HISTORY.copy()

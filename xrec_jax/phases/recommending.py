@@ -134,7 +134,7 @@ def _blocks(queries: ranking.Queries, users: np.ndarray) -> np.ndarray:
 def _block(queries: ranking.Queries, block: int) -> ranking.Queries:
     """One block of `queries`."""
     part = {field.name: getattr(queries, field.name)[block:block + 1] for field in dataclasses.fields(queries)
-            if field.name not in ('sequence', 'width')}
+            if field.name not in ('sequence', 'widths')}
     return dataclasses.replace(queries, **part)
 
 

@@ -54,7 +54,8 @@ def top1(task: Task, state: RunState, settings: ml_collections.ConfigDict) -> Re
         query = queries['test']
         best = distributed.whole(ranking.recommend(fitted.model, fitted.params, data, query, 1))[:, 0]
         users = distributed.whole(query.user).reshape(-1)
-        kept = query.real & (best >= 0)
+        order = np.argsort(users, kind='stable')
+        best, users, kept = best[order], users[order], (query.real & (best >= 0))[order]
         if settings.max_rows:
             kept &= np.cumsum(kept) <= settings.max_rows
         for user, item in zip(users[kept], best[kept]):

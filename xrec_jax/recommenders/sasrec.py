@@ -68,13 +68,9 @@ class Encoder(nn.Module):
         return x[:, -1:] * mask[:, -1:, None] if last else x * mask[..., None]
 
     def _attention(self, n: int, x: jax.Array, visible: jax.Array, train: bool) -> jax.Array:
-        split = (self.heads, self.embed_dim // self.heads)
-        query, key, value = _Projections(split, name=f'qkv_{n}')(x, visible.shape[1])
-        logits = jnp.einsum('BHqD,BHkD->BHqk', query, key) * split[1] ** -0.5
-        # Finite, as a pad at the left edge sees nothing; its state is zeroed at the end.
-        weights = jax.nn.softmax(jnp.where(visible[:, None], logits, -1e9), axis=-1)
-        weights = Dropout(self.attention_dropout, deterministic=not train)(weights)
-        mixed = jnp.einsum('BHqk,BHkD->BHqD', weights, value).swapaxes(1, 2)
+        kernel, bias = _Projections((self.heads, self.embed_dim // self.heads), name=f'qkv_{n}')(x.shape[-1])
+        attend = _attend_from_last if visible.shape[1] < x.shape[1] else _attend
+        mixed = attend(x, kernel, bias, visible[:, None], Dropout(self.attention_dropout, deterministic=not train))
         mixed = _linear(self.embed_dim, ('heads', 'head_dim', 'embed'), f'attention_out_{n}', axis=(-2, -1))(mixed)
         return self._dropout(mixed, train)
 
@@ -86,25 +82,44 @@ class Encoder(nn.Module):
 
 
 class _Projections(nn.Module):
-    """Queries, keys and values of H heads with D dimensions."""
+    """The matrices of queries, keys and values of H heads with D dimensions."""
 
     split: tuple[int, int]
 
     @nn.compact
-    def __call__(self, x: jax.Array, last: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """[B, L, E] → queries of the `last` positions [B, H, last, D], keys and values [B, H, L, D]."""
+    def __call__(self, features: int) -> tuple[jax.Array, jax.Array]:
+        """W [E, 3, H, D] and b [3, H, D]."""
         axes, shape, logical = ('embed', None, 'heads', 'head_dim'), (3, *self.split), nn.with_logical_partitioning
-        kernel = self.param('kernel', logical(NORMAL, axes), (x.shape[-1], *shape))
-        bias = self.param('bias', logical(nn.initializers.zeros, axes[1:]), shape)
+        return (self.param('kernel', logical(NORMAL, axes), (features, *shape)),
+                self.param('bias', logical(nn.initializers.zeros, axes[1:]), shape))
 
-        def project(x, which):  # one product for all of `which`
-            heads = jnp.einsum('BLE,EiHD->BLiHD', x, kernel[:, which]) + bias[which]
-            # Heads first: the products are up to three times as fast on CPU.
-            return [heads[:, :, i].swapaxes(1, 2) for i in range(heads.shape[2])]
 
-        if last == x.shape[1]:
-            return tuple(project(x, slice(None)))
-        return (*project(x[:, -last:], slice(0, 1)), *project(x, slice(1, 3)))
+def _attend(x: jax.Array, kernel: jax.Array, bias: jax.Array, visible: jax.Array, dropout: Dropout) -> jax.Array:
+    """[B, L, E], W [E, 3, H, D], b [3, H, D] and who sees whom [B, 1, L, L] → what each has seen [B, L, H, D]."""
+    heads = jnp.einsum('BLE,EiHD->BLiHD', x, kernel) + bias
+    # Heads first: the products are up to three times as fast on CPU.
+    query, key, value = (heads[:, :, i].swapaxes(1, 2) for i in range(3))
+    weights = dropout(_weights(jnp.einsum('BHqD,BHkD->BHqk', query, key), visible, query.shape[-1]))
+    return jnp.einsum('BHqk,BHkD->BHqD', weights, value).swapaxes(1, 2)
+
+
+def _attend_from_last(x: jax.Array, kernel: jax.Array, bias: jax.Array, visible: jax.Array, dropout: Dropout
+                      ) -> jax.Array:
+    """`_attend` of the last position, [B, 1, H, D], with `visible` [B, 1, 1, L].
+
+    <q, W_k x_t> = <W_k^T q, x_t> and sum_t a_t W_v x_t = W_v sum_t a_t x_t: no other position has a key or a value of
+    its own. b_k adds as much to all logits, so nothing to their softmax.
+    """
+    query = jnp.einsum('BqE,EHD->BHqD', x[:, -1:], kernel[:, 0]) + bias[0][:, None]
+    logits = jnp.einsum('BHqE,BkE->BHqk', jnp.einsum('BHqD,EHD->BHqE', query, kernel[:, 1]), x)
+    weights = dropout(_weights(logits, visible, query.shape[-1]))
+    mixed = jnp.einsum('BHqE,EHD->BqHD', jnp.einsum('BHqk,BkE->BHqE', weights, x), kernel[:, 2])
+    return mixed + weights.sum(-1).swapaxes(1, 2)[..., None] * bias[2]
+
+
+def _weights(logits: jax.Array, visible: jax.Array, head_dim: int) -> jax.Array:
+    # Finite, as a pad at the left edge sees nothing; its state is zeroed at the end.
+    return jax.nn.softmax(jnp.where(visible, logits * head_dim ** -0.5, -1e9), axis=-1)
 
 
 class SASRec(SequenceModel):

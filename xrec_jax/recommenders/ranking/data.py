@@ -17,6 +17,8 @@ from xrec_jax.errors import UserError
 _BLOCK_SCORES = 1 << 24  # at most, in a block of users: 64 MB
 # On a CPU few, so that what is made of them stays in its cache: SASRec took 130 ms for 943 users, not 375.
 _BLOCK_USERS = {'cpu': 64}  # elsewhere 1024
+_WIDTHS = 5  # at most, that blocks of histories are cut to; each is compiled
+_LEAST_WIDTH = 8  # by which two of them differ at least
 
 
 def _pytree(data: list[str], meta: list[str]):
@@ -60,10 +62,13 @@ class Data:
     mesh: Mesh | None     # on whose axis `ITEMS` the items' vectors lie in parts; None: on one device
 
 
-@_pytree(['user', 'stop', 'length', 'held_out', 'seen_row', 'seen_item', 'sequence'], ['width'])
+@_pytree(['user', 'stop', 'length', 'held_out', 'seen_row', 'seen_item', 'cut', 'sequence'], ['widths'])
 @dataclasses.dataclass(frozen=True)
 class Queries:
-    """Users of a split for whom items are ranked, in n blocks of b; user 0 with nothing held out fills up."""
+    """Users of a split for whom items are ranked, in n blocks of b; user 0 with nothing held out fills up.
+
+    Users with as long histories stand together: a block is as wide as its own, not as the longest of all.
+    """
 
     user: jax.Array       # int32 [n, b]
     stop: jax.Array       # int32 [n, b]; the history as in `Targets`
@@ -71,8 +76,9 @@ class Queries:
     held_out: jax.Array   # int32 [n, b, R], -1 pads
     seen_row: jax.Array   # int32 [n, S], places in the block of what is not to be shown; b pads
     seen_item: jax.Array  # int32 [n, S]
+    cut: jax.Array        # int32 [n], which of `widths` the histories of a block are cut to
     sequence: jax.Array   # int32 [M]
-    width: int            # L
+    widths: tuple[int, ...]  # L of the blocks, ascending; (0,) where the model looks at no history
 
     @property
     def real(self) -> np.ndarray:
@@ -130,7 +136,8 @@ def make_data(model: nn.Module, examples: Mapping[str, protocols.Examples], num_
         counts=jnp.asarray(np.bincount(item, minlength=num_items), jnp.int32),
         active=jnp.asarray(np.bincount(train.user, minlength=num_users) > 0), constants=constants, width=width,
         stride=stride, mesh=mesh)
-    queries = {split: _queries([examples[s] for s in protocols.SPLITS[:n] if mask_seen], examples[split], history,
+    shown = min(width, getattr(model, 'max_length', width))
+    queries = {split: _queries([examples[s] for s in protocols.SPLITS[:n] if mask_seen], examples[split], shown,
                                num_items) for n, split in enumerate(protocols.SPLITS) if n > 0}
     return data, queries
 
@@ -159,8 +166,8 @@ def positives_of(user: np.ndarray, item: np.ndarray, num_users: int, num_items: 
                      steps=int(count.max()).bit_length())
 
 
-def _queries(before: list[protocols.Examples], split: protocols.Examples, history: bool, num_items: int) -> Queries:
-    """`before` are the splits whose interactions are not to be shown."""
+def _queries(before: list[protocols.Examples], split: protocols.Examples, width: int, num_items: int) -> Queries:
+    """`before` are the splits whose interactions are not to be shown; `width`: items that the model looks at."""
     held = np.unique(np.stack([split.user, split.item], 1)[split.label > 0].astype(np.int64), axis=0)  # by user, item
     user, first, number = np.unique(held[:, 0], return_index=True, return_counts=True)
     held_out = np.full((len(user), number.max()), -1)
@@ -168,6 +175,8 @@ def _queries(before: list[protocols.Examples], split: protocols.Examples, histor
     earliest = np.full(int(user[-1]) + 1, len(split.user))
     np.minimum.at(earliest, split.user[split.label > 0], np.flatnonzero(split.label > 0))
     past = earliest[user]  # the example whose history is shown
+    length = np.minimum(split.past.length[past], width)
+    order = np.argsort(length, kind='stable')
 
     size = max(1, min(_BLOCK_USERS.get(jax.default_backend(), 1024), _BLOCK_SCORES // num_items, len(user)))
     blocks = -(-len(user) // size)
@@ -181,16 +190,26 @@ def _queries(before: list[protocols.Examples], split: protocols.Examples, histor
     seen = np.setdiff1d(seen, held[:, 0] * num_items + held[:, 1], assume_unique=True)
     place = np.searchsorted(user, seen // num_items)
     here = user[np.minimum(place, len(user) - 1)] == seen // num_items
-    place, seen = place[here], seen[here] % num_items
+    place, seen = np.argsort(order)[place[here]], seen[here] % num_items
+    place, seen = (x[np.argsort(place, kind='stable')] for x in (place, seen))
     number = np.bincount(place // size, minlength=blocks)
     at = place // size, np.arange(len(place)) - np.repeat(np.cumsum(number) - number, number)
     seen_row = np.full((blocks, max(int(number.max()), 1)), size)
     seen_item = np.zeros_like(seen_row)
     seen_row[at], seen_item[at] = place % size, seen
-    return Queries(user=block(user, 0), stop=block(split.past.stop[past], 0), length=block(split.past.length[past], 0),
-                   held_out=block(held_out, -1), seen_row=jnp.asarray(seen_row, jnp.int32),
-                   seen_item=jnp.asarray(seen_item, jnp.int32), sequence=_sequence(split, history),
-                   width=split.past.width if history else 0)
+    past, length = past[order], length[order]
+    widths, cut = _cuts(length, width, size)
+    return Queries(user=block(user[order], 0), stop=block(split.past.stop[past], 0), length=block(length, 0),
+                   held_out=block(held_out[order], -1), seen_row=jnp.asarray(seen_row, jnp.int32),
+                   seen_item=jnp.asarray(seen_item, jnp.int32), cut=jnp.asarray(cut, jnp.int32),
+                   sequence=_sequence(split, width > 0), widths=tuple(widths.tolist()))
+
+
+def _cuts(length: np.ndarray, width: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """What widths blocks of `size` histories are cut to, and which of them each block, from ascending lengths [N]."""
+    step = max(-(-width // _WIDTHS), _LEAST_WIDTH)
+    longest = np.append(length[size - 1:-1:size], length[-1])  # of each block
+    return np.unique(np.clip(-(-longest // step) * step, min(step, width), width), return_inverse=True)
 
 
 def histories(sequence: jax.Array, stop: jax.Array, length: jax.Array, width: int) -> jax.Array:

@@ -51,12 +51,15 @@ def _scorer(model: nn.Module, params: Any, data: Data, queries: Queries) -> Call
     variables = {'params': params, **data.constants}
     items = model.apply(variables, method='item_vectors')  # [I, E]
     bias = model.apply(variables, method='item_bias') if hasattr(model, 'item_bias') else jnp.zeros(items.shape[0])
-    users = functools.partial(model.apply, variables, method='user_vectors')
     popularity = data.counts.astype(jnp.float32)
 
+    def vectors(width: int, query: Queries) -> jax.Array:
+        history = histories(queries.sequence, query.stop, query.length, width)
+        return model.apply(variables, query.user, history, method='user_vectors')
+
     def block(query: Queries) -> jax.Array:
-        history = histories(queries.sequence, query.stop, query.length, queries.width)
-        own = tables.scores(users(query.user, history), items) + bias
+        of_width = [functools.partial(vectors, width) for width in queries.widths]
+        own = tables.scores(jax.lax.switch(query.cut, of_width, query), items) + bias
         return jnp.where(_cold(data, query)[:, None], popularity, own)
 
     return block
@@ -87,7 +90,7 @@ def top_k(scores: jax.Array, k: int, mesh: Mesh | None = None) -> tuple[jax.Arra
 
 def _cold(data: Data, queries: Queries) -> jax.Array:
     """bool of the shape of `queries.user`: which have no history that the model could go by."""
-    return queries.length == 0 if queries.width else ~data.active[queries.user]
+    return queries.length == 0 if queries.widths[-1] else ~data.active[queries.user]
 
 
 def evaluate(model: nn.Module, params: Any, data: Data, queries: Queries, ks: tuple[int, ...] = (5, 10, 20)
