@@ -57,28 +57,27 @@ def ours(args) -> None:
     else:
         config, params = sides.random_model(args.shape, args.dtype)
     model, states = decoder.Decoder(config), {}
-    prepare = lambda: jax.block_until_ready(stepping.prepared(model, {'params': params}))
-    prepare()  # compiled
-    start = time.perf_counter()
-    variables = prepare()
-    prepare_seconds = time.perf_counter() - start
     projections, head = sides.sizes(config, params)
     itemsize = jnp.dtype(config.dtype).itemsize
     slot = 2 * config.num_layers * config.num_kv_heads * config.head_dim * itemsize
     attention = 4 * config.num_heads * config.head_dim * args.prompt  # FLOPs of a position in a layer
     last = 0  # FLOPs of a position in the last layer that only the last position needs
-    if isinstance(variables['params']['layers'], tuple):
+    if stepping.unrolled(model, {'params': params}):
         keys_and_values = 2 * config.hidden_size * config.num_kv_heads * config.head_dim
         last = 2 * (projections // config.num_layers - keys_and_values) + attention
 
     def begin(batch):
         tokens = jnp.asarray(prompts(batch, args.prompt, config.vocab_size), jnp.int32)
         mask = jnp.ones(tokens.shape, bool)
+        prepare = lambda: jax.block_until_ready(stepping.prepared(model, {'params': params}, batch))
+        prepare()  # compiled
         start = time.perf_counter()
-        states[batch] = {name: (lower(model, variables, tokens, mask, length).compile(), tokens, mask)
+        variables = prepare()
+        prepared = time.perf_counter()
+        states[batch] = {name: (lower(model, variables, tokens, mask, length).compile(), variables, tokens, mask)
                          for name, length in (('call', args.new), ('prefill', 1))}
         program = states[batch]['call'][0]
-        return {'compile_seconds': time.perf_counter() - start, 'prepare_seconds': prepare_seconds,
+        return {'compile_seconds': time.perf_counter() - prepared, 'prepare_seconds': prepared - start,
                 'planned_mib': program.memory_analysis().temp_size_in_bytes / 2**20,
                 'weight_bytes': (projections + head) * itemsize,
                 'cache_bytes': batch * (args.prompt + args.new // 2) * slot,
@@ -88,9 +87,9 @@ def ours(args) -> None:
 
     def go(batch):
         answer = {}
-        for name, (program, tokens, mask) in states[batch].items():
+        for name, (program, *inputs) in states[batch].items():
             start = time.perf_counter()
-            out = jax.block_until_ready(program(variables, tokens, mask, jax.random.key(0)))
+            out = jax.block_until_ready(program(*inputs, jax.random.key(0)))
             answer[name] = time.perf_counter() - start
             if name == 'call':
                 answer['tokens'] = np.asarray(out.tokens).tolist()

@@ -136,7 +136,22 @@ def test_impossible_settings_are_refused(change, named):
         SamplingConfig(**change)
 
 
-def test_greatest_is_argmax_and_of_equals_the_first():
-    logits = np.random.default_rng(0).integers(-3, 4, (50, 9)).astype(np.float32)  # many are equal
+@pytest.mark.parametrize('words', [9, 64, 24])  # blocks of 1, 64 and 8 words
+def test_greatest_is_argmax_and_of_equals_the_first(words):
+    logits = np.random.default_rng(0).integers(-3, 4, (50, words)).astype(np.float32)  # many are equal
     logits[0] = sampling.IMPOSSIBLE
     np.testing.assert_array_equal(sampling.greatest(jnp.asarray(logits)), logits.argmax(axis=-1))
+    np.testing.assert_array_equal(sampling.greatest(jnp.asarray(logits.T), 0), logits.argmax(axis=-1))
+
+
+@pytest.mark.parametrize('own_keys', [True, False])
+@pytest.mark.parametrize('settings', [*SETTINGS, SamplingConfig(temperature=0.0, repetition_penalty=1.3)], ids=str)
+def test_the_vocabulary_may_be_the_first_axis(settings, own_keys):
+    logits = jax.random.normal(jax.random.key(1), (6, 40)) * 2
+    seen, key = jax.random.bernoulli(jax.random.key(3), 0.3, (6, 40)), jax.random.key(2)
+    key = jax.random.split(key, 6) if own_keys else key
+    for held_back in (None, jnp.arange(40) < 5, seen[::-1]):
+        of_rows, of_columns = (next_token(key, x, settings, seen=seen, held_back=held_back, vocab_axis=axis)
+                               for x, axis in ((logits, 1), (logits.T, 0)))
+        assert of_columns[0].tolist() == of_rows[0].tolist()
+        np.testing.assert_allclose(of_columns[1], of_rows[1], rtol=1e-5, atol=1e-6)

@@ -84,7 +84,7 @@ def generate(
         prefix = prefix_embeddings.shape[1]
         mask = jnp.concatenate([jnp.ones((batch, prefix), bool), mask], axis=1)
         width += prefix
-    variables = stepping.prepare(model, variables)
+    variables = stepping.prepare(model, variables, batch * num_samples)
     hidden, cache = stepping.prefill(model, variables, jnp.where(token_mask, tokens, 0), positions_of(mask), mask,
                                      prefix_embeddings)
     if num_samples > 1:
@@ -97,11 +97,11 @@ def generate(
     prompt_length = mask.sum(axis=1)
 
     def draw(hidden, t, seen):
-        logits = model.apply(variables, hidden[:, -1], method='logits')
+        logits, vocab_axis = stepping.logits(model, variables, hidden[:, -1])
         held_back = None
         if sampling.min_length > 1:
-            held_back = (t + 1 < sampling.min_length) & jnp.isin(jnp.arange(logits.shape[-1]), stops)
-        return next_token(keys_at(key, t), logits, sampling, seen=seen, held_back=held_back)
+            held_back = (t + 1 < sampling.min_length) & jnp.isin(jnp.arange(model.config.vocab_size), stops)
+        return next_token(keys_at(key, t), logits, sampling, seen=seen, held_back=held_back, vocab_axis=vocab_axis)
 
     def going_on(loop):
         return (loop.t < length) & ~jnp.all(loop.ended)

@@ -79,7 +79,7 @@ def write_reasons(model: Decoder, params: dict, tokenizer, held_out: list[storie
     """One reason for each story, drawn from the model."""
     ids = tokenizers.encode_prompts(tokenizer, [story.explain_prompt for story in held_out])
     tokens, mask = tokenizers.pad(ids, -(-max(map(len, ids)) // 32) * 32, 'left')
-    texts, variables = [], stepping.prepared(model, {'params': params})
+    texts, variables = [], stepping.prepared(model, {'params': params}, len(tokens[:64]))
     for start in range(0, len(ids), 64):
         responses = generate.generate(
             model, variables, jnp.asarray(tokens[start:start + 64]), jnp.asarray(mask[start:start + 64]),

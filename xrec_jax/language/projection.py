@@ -1,4 +1,4 @@
-"""A matrix of the decoder, with an optional LoRA pair beside it."""
+"""A matrix of the decoder, with an optional LoRA pair beside it; and its product with few rows on CPU."""
 
 from typing import Any
 
@@ -11,6 +11,8 @@ from xrec_jax.dropout import Dropout
 from xrec_jax.language import quantize
 
 PROJECTION = 'projection'  # name of all results, for `jax.checkpoint`: see `DecoderConfig.remat`
+TRANSPOSED = 'transposed'  # W^T [out, in] in place of `kernel`: see `stepping.transposed`
+FEW = 32  # rows at most that `times_transposed` takes to the matrix, not the matrix to them
 
 
 class Projection(nn.Module):
@@ -29,6 +31,9 @@ class Projection(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        if self.has_variable('params', TRANSPOSED):
+            y = times_transposed(x, self.get_variable('params', TRANSPOSED))
+            return y + self.get_variable('params', 'bias') if self.use_bias else y
         init = nn.with_logical_partitioning(nn.initializers.lecun_normal(), self.axes)
         kernel = self.param('kernel', init, (x.shape[-1], self.features))
         scale = self.get_variable('params', quantize.SCALE)
@@ -51,6 +56,24 @@ class Projection(nn.Module):
                               (self.features,))
             y = y + bias.astype(self.dtype)
         return checkpoint_name(y, PROJECTION)
+
+
+def times_transposed(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """x [..., in] times the transpose of [out, in]."""
+    rows = x.reshape(-1, x.shape[-1])
+    if len(rows) > FEW:
+        return jnp.einsum('...i,oi->...o', x, matrix)
+    return product_of_transposed(matrix, rows).T.reshape(*x.shape[:-1], -1)
+
+
+def product_of_transposed(matrix: jax.Array, x: jax.Array) -> jax.Array:
+    """W^T [out, in] x^T [in, B] of x [B, in]: [out, B].
+
+    XLA on CPU packs the matrix on the right of a product, which takes longer than the product itself where that is the
+    large one, and reads the one on the left as it lies.
+    """
+    # The barrier keeps XLA from turning the product around again.
+    return jax.lax.optimization_barrier(jnp.einsum('oi,bi->ob', matrix, x))
 
 
 # Gradients of A and B are products of a thin matrix and a wide one. Written out, so that it is the thin one that is

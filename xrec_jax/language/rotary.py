@@ -53,14 +53,9 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array, interleaved: bool = Fal
     Pairs are (i, i + n) of the n frequencies, or (2 i, 2 i + 1) where `interleaved`; dims behind them stay.
     """
     turned, kept = jnp.split(x, [2 * cos.shape[-1]], axis=-1)
-    turned = turned.astype(jnp.float32)
-    if interleaved:
-        first, second = turned[..., ::2], turned[..., 1::2]
-    else:
-        first, second = jnp.split(turned, 2, axis=-1)
-    turned = (first * cos - second * sin, second * cos + first * sin)
-    if interleaved:
-        turned = jnp.stack(turned, axis=-1).reshape(*x.shape[:-1], -1)
-    else:
-        turned = jnp.concatenate(turned, axis=-1)
-    return jnp.concatenate([turned.astype(x.dtype), kept], axis=-1)
+    axis = -1 if interleaved else -2  # of the two of a pair
+    pairs = turned.astype(jnp.float32).reshape(*x.shape[:-1], *((-1, 2) if interleaved else (2, -1)))
+    first, second = jnp.split(pairs, 2, axis=axis)
+    # Sums of what is spread over both, not two halves put together, which takes XLA on CPU several times as long.
+    pairs = first * jnp.stack([cos, sin], axis) + second * jnp.stack([-sin, cos], axis)
+    return jnp.concatenate([pairs.reshape(turned.shape).astype(x.dtype), kept], axis=-1)

@@ -11,6 +11,7 @@ temperature, top-k, top-p, min-p.
 """
 
 import dataclasses
+import math
 
 import chex
 import jax
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 from xrec_jax.errors import UserError
 
 IMPOSSIBLE = -1e30  # logit of a token that may not be drawn
+BLOCK = 256  # words at most, of whose maxima `greatest` takes the first
 _BITS_OF_ONE = 0x3F800000  # of the float32 1.0; the bits of floats >= 0 are in the order of the floats
 
 
@@ -49,12 +51,13 @@ def next_token(
     *,
     seen: jax.Array | None = None,
     held_back: jax.Array | None = None,
+    vocab_axis: int = 1,
 ) -> tuple[jax.Array, jax.Array]:
     """Draws one token a row.
 
     Args:
       key: one of all rows, or [B], one of each row.
-      logits: float32 [B, V].
+      logits: float32 [B, V]; [V, B] with `vocab_axis` 0.
       seen: bool [B, V], tokens of the prompt and of the response so far; with a repetition penalty.
       held_back: bool [V] or [B, V], tokens that may not be drawn now, or None.
 
@@ -65,31 +68,37 @@ def next_token(
     chex.assert_rank(logits, 2)
     scaled = logits / sampling.temperature if sampling.temperature else logits
     allowed = logits
+    as_logits = lambda x: x if vocab_axis == 1 else jnp.atleast_2d(x).T
     if sampling.repetition_penalty != 1:
-        allowed = penalize_repetition(allowed, seen, sampling.repetition_penalty)
+        allowed = penalize_repetition(allowed, as_logits(seen), sampling.repetition_penalty)
     if held_back is not None:
-        allowed = jnp.where(held_back, IMPOSSIBLE, allowed)
+        allowed = jnp.where(as_logits(held_back), IMPOSSIBLE, allowed)
     if sampling.temperature == 0:
-        token = greatest(allowed)
+        token = greatest(allowed, vocab_axis)
     else:
-        token = _draw(key, allowed / sampling.temperature, sampling)
-    # log_softmax at one token: no [B, V] array of log-probs.
-    top = jnp.max(scaled, axis=-1, keepdims=True)
-    picked = jnp.take_along_axis(scaled, token[:, None], axis=-1) - top
-    log_probs = picked - jnp.log(jnp.sum(jnp.exp(scaled - top), axis=-1, keepdims=True))
-    return token.astype(jnp.int32), log_probs[:, 0]
+        token = _draw(key, as_logits(allowed) / sampling.temperature, sampling)
+    # log_softmax at one token: no array of log-probs.
+    top = jnp.max(scaled, axis=vocab_axis, keepdims=True)
+    picked = jnp.take_along_axis(scaled, jnp.expand_dims(token, vocab_axis), axis=vocab_axis) - top
+    log_probs = picked - jnp.log(jnp.sum(jnp.exp(scaled - top), axis=vocab_axis, keepdims=True))
+    return token.astype(jnp.int32), jnp.squeeze(log_probs, vocab_axis)
 
 
-def greatest(logits: jax.Array) -> jax.Array:
-    """The first of the greatest, int32 [B], of [B, V]; V is at most 2²⁴.
+def greatest(logits: jax.Array, axis: int = 1) -> jax.Array:
+    """The first of the greatest along an axis of [B, V] or [V, B], int32 [B]; V is at most 2²⁴.
 
     XLA on CPU compares the pairs of an argmax one after the other: fourteen times as long as these two passes, the
-    second over places as floats, which have a vector minimum.
+    second over places as floats, which have a vector minimum. With the vocabulary as axis 0 (CPU alone, see
+    `stepping.logits`) one pass does, for the maxima of blocks; the second is over one block.
     """
-    last = logits.shape[-1] - 1
-    places = jnp.arange(last + 1, dtype=jnp.float32)
-    top = jnp.max(logits, axis=-1, keepdims=True)
-    return jnp.min(jnp.where(logits >= top, places, last), axis=-1).astype(jnp.int32)
+    if axis == 0 and (size := math.gcd(BLOCK, len(logits))) > 1:
+        blocks = logits.reshape(-1, size, logits.shape[1])
+        block = greatest(blocks.max(axis=1), 0)
+        return block * size + greatest(blocks[block, :, jnp.arange(len(block))])
+    last = logits.shape[axis] - 1
+    places = jnp.expand_dims(jnp.arange(last + 1, dtype=jnp.float32), 1 - axis)
+    top = jnp.max(logits, axis=axis, keepdims=True)
+    return jnp.min(jnp.where(logits >= top, places, last), axis=axis).astype(jnp.int32)
 
 
 def penalize_repetition(logits: jax.Array, seen: jax.Array, penalty: float) -> jax.Array:

@@ -152,7 +152,7 @@ def stream(
     if mesh is not None:
         sharding.check_batch('num_slots', num_slots, mesh)
         sharding.check_batch('prefill_size', prefill_size, mesh)
-    variables = stepping.prepared(model, variables)
+    variables = stepping.prepared(model, variables, num_slots)
     settings = dict(model=model, sampling=sampling, stop_ids=stop_ids)
     state = _empty(variables, key, num_slots=num_slots, width=tokens.shape[1], **settings)
     underway = collections.deque()
@@ -264,13 +264,13 @@ def _refill(variables, state, tokens, mask, index, key, *, model, sampling, stop
 def _drawn(model, variables, state: Slots, hidden, sampling: SamplingConfig, stop_ids) -> Slots:
     """With one more token in each running row, from the hidden states [B, D] before it."""
     stops = jnp.atleast_1d(jnp.asarray(stop_ids, jnp.int32))
-    logits = model.apply(variables, hidden, method='logits')
+    logits, vocab_axis = stepping.logits(model, variables, hidden)
     held_back = None
     if sampling.min_length > 1:
         early = (state.count + 1 < sampling.min_length)[:, None]
-        held_back = early & jnp.isin(jnp.arange(logits.shape[-1]), stops)
+        held_back = early & jnp.isin(jnp.arange(model.config.vocab_size), stops)
     token, log_prob = next_token(keys_at(state.key, state.count), logits, sampling, seen=state.seen,
-                                 held_back=held_back)
+                                 held_back=held_back, vocab_axis=vocab_axis)
     here = state.running[:, None] & (jnp.arange(sampling.max_length) == state.count[:, None])
     count = state.count + state.running
     return state.replace(

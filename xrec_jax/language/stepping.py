@@ -3,11 +3,12 @@
 As a model is kept, its layers are stacked, and a scan over them compiles in a time that does not grow with them. XLA on
 CPU copies what a scan cuts out of the stacks, each matrix and each layer's cache, at every step: a third to a half of a
 small model's time. There the layers are taken apart once, and prefill and steps write them out one by one, each with a
-cache of its own. Elsewhere nothing changes.
+cache of its own; matrices lie as suits the rows of a step. Elsewhere nothing changes.
 
   `unrolled`   whether to take the layers apart
   `prepare`    variables as `generate` and `slots` want them; `prepared`: the same, compiled, before many batches
   `prefill`    runs whole prompts, for their caches and last hidden states
+  `logits`     of the next token of each row, in the order in which they are made
 """
 
 import math
@@ -19,11 +20,13 @@ import jax.numpy as jnp
 from xrec_jax.language import flash, quantize
 from xrec_jax.language.attention import Cache
 from xrec_jax.language.decoder import Decoder
+from xrec_jax.language.projection import FEW, TRANSPOSED, product_of_transposed
 
 COPIED = 2**30  # bytes at most that are held a second time
 JOINED = {('layers', 'self_attn', 'qkv_proj'): ('q_proj', 'k_proj', 'v_proj'),
           ('layers', 'mlp', 'gate_up_proj'): ('gate_proj', 'up_proj')}
 MOST_LAYERS = 40  # written out, each is compiled
+PACKED = 4  # rows of a step from which on XLA packs the matrix on the right of a product
 AT_ONCE = 512  # tokens of a prefill: what a layer makes of them then stays in a CPU's caches
 
 
@@ -38,14 +41,14 @@ def unrolled(model: Decoder, variables: dict) -> bool:
     return alone and flash.platform(config.mesh) == 'cpu' and size <= COPIED and config.num_layers <= MOST_LAYERS
 
 
-def prepare(model: Decoder, variables: dict) -> dict:
-    """The variables `separate` where `unrolled` says so and they are not yet; else as they are."""
-    return separate(model, variables) if _to_separate(model, variables) else variables
+def prepare(model: Decoder, variables: dict, rows: int) -> dict:
+    """The variables `separate` where `unrolled` says so and they are not yet; else as they are. `rows`: of a step."""
+    return separate(model, variables, rows) if _to_separate(model, variables) else variables
 
 
-def prepared(model: Decoder, variables: dict) -> dict:
+def prepared(model: Decoder, variables: dict, rows: int) -> dict:
     """`prepare` compiled: once for all batches that are written with these variables, not once in each."""
-    return _separate(model, variables) if _to_separate(model, variables) else variables
+    return _separate(model, variables, rows) if _to_separate(model, variables) else variables
 
 
 def prefill(model: Decoder, variables: dict, tokens: jax.Array, positions: jax.Array, mask: jax.Array,
@@ -69,18 +72,47 @@ def _to_separate(model: Decoder, variables: dict) -> bool:
     return not isinstance(variables['params']['layers'], tuple) and unrolled(model, variables)
 
 
-def separate(model: Decoder, variables: dict) -> dict:
-    """The variables with a tuple of trees, one for each layer, in place of `layers`.
+def separate(model: Decoder, variables: dict, rows: int) -> dict:
+    """The variables with a tuple of trees, one for each layer, in place of `layers`, for steps of so many rows.
 
     Adapters are merged where that rounds nothing, and matrices that multiply the same put side by side.
     """
-    variables = with_head(model, joined(merged(model, variables)))
+    variables = joined(merged(model, variables))
+    if rows >= PACKED:
+        variables = transposed(model, variables, layers=rows <= FEW)
+    if TRANSPOSED not in variables['params']:
+        variables = with_head(model, variables)
     take = lambda tree, layer: jax.tree.map(lambda x: x[layer], tree)
     return {name: tree | {'layers': tuple(take(tree['layers'], layer) for layer in range(model.config.num_layers))}
             for name, tree in variables.items()}
 
 
-_separate = jax.jit(separate, static_argnames='model')
+_separate = jax.jit(separate, static_argnames=('model', 'rows'))
+
+
+def transposed(model: Decoder, variables: dict, layers: bool) -> dict:
+    """The variables with the float32 output matrix, and those of the layers if asked, as `TRANSPOSED` [out, in].
+
+    Not those with an adapter or scales beside them.
+    """
+    flat = flax.traverse_util.flatten_dict(variables['params'])
+    beside = {path[:-1] for path in flax.traverse_util.flatten_dict(variables.get('lora', {}))}
+    tied = model.config.tie_word_embeddings
+    for (*above, name), value in list(flat.items()):
+        if not value.dtype == model.config.dtype == jnp.float32:
+            continue
+        if name == 'kernel' and layers and tuple(above) not in beside and (*above, quantize.SCALE) not in flat:
+            flat[(*above, TRANSPOSED)] = flat.pop((*above, name)).mT
+        elif name == ('embed_tokens' if tied else quantize.HEAD) and (quantize.HEAD_SCALE,) not in flat:
+            flat[(TRANSPOSED,)] = value if tied else value.T
+    return variables | {'params': flax.traverse_util.unflatten_dict(flat)}
+
+
+def logits(model: Decoder, variables: dict, hidden: jax.Array) -> tuple[jax.Array, int]:
+    """float32 logits of hidden states [B, D], and which axis is the vocabulary: [B, V] and 1, or [V, B] and 0."""
+    if TRANSPOSED in variables['params']:
+        return product_of_transposed(variables['params'][TRANSPOSED], hidden), 0
+    return model.apply(variables, hidden, method='logits'), 1
 
 
 def with_head(model: Decoder, variables: dict) -> dict:
