@@ -17,8 +17,8 @@ from xrec_jax.errors import UserError
 _BLOCK_SCORES = 1 << 24  # at most, in a block of users: 64 MB
 # On a CPU few, so that what is made of them stays in its cache: SASRec took 130 ms for 943 users, not 375.
 _BLOCK_USERS = {'cpu': 64}  # elsewhere 1024
-_WIDTHS = 5  # at most, that blocks of histories are cut to; each is compiled
-_LEAST_WIDTH = 8  # by which two of them differ at least
+_WIDTHS = 10  # at most, that blocks of histories are cut to; each is compiled
+_LEAST_WIDTH = 5  # by which two of them differ at least
 
 
 def _pytree(data: list[str], meta: list[str]):
