@@ -144,8 +144,9 @@ def test_greatest_is_argmax_and_of_equals_the_first(words):
     np.testing.assert_array_equal(sampling.greatest(jnp.asarray(logits.T), 0), logits.argmax(axis=-1))
 
 
-@pytest.mark.parametrize('own_keys', [True, False])
-@pytest.mark.parametrize('settings', [*SETTINGS, SamplingConfig(temperature=0.0, repetition_penalty=1.3)], ids=str)
+@pytest.mark.parametrize('settings, own_keys', [
+    (SamplingConfig(temperature=0.0, repetition_penalty=1.3), False), (SamplingConfig(), True),
+    (SamplingConfig(temperature=0.7, top_k=6, top_p=0.9, min_p=0.05, repetition_penalty=1.3), False)], ids=str)
 def test_the_vocabulary_may_be_the_first_axis(settings, own_keys):
     logits = jax.random.normal(jax.random.key(1), (6, 40)) * 2
     seen, key = jax.random.bernoulli(jax.random.key(3), 0.3, (6, 40)), jax.random.key(2)
