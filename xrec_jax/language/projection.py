@@ -12,7 +12,7 @@ from xrec_jax.language import quantize
 
 PROJECTION = 'projection'  # name of all results, for `jax.checkpoint`: see `DecoderConfig.remat`
 TRANSPOSED = 'transposed'  # W^T [out, in] in place of `kernel`: see `stepping.transposed`
-FEW = 32  # rows at most that `times_transposed` takes to the matrix, not the matrix to them
+FEW = 32  # rows at most for which the matrix is put on the left of the product
 
 
 class Projection(nn.Module):

@@ -26,7 +26,7 @@ COPIED = 2**30  # bytes at most that are held a second time
 JOINED = {('layers', 'self_attn', 'qkv_proj'): ('q_proj', 'k_proj', 'v_proj'),
           ('layers', 'mlp', 'gate_up_proj'): ('gate_proj', 'up_proj')}
 MOST_LAYERS = 40  # written out, each is compiled
-PACKED = 4  # rows of a step from which on XLA packs the matrix on the right of a product
+PACKED = 4  # rows of a step from which on XLA packs a matrix on the right: then it goes to the left, `projection.FEW`
 AT_ONCE = 512  # tokens of a prefill: what a layer makes of them then stays in a CPU's caches
 
 
