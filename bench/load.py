@@ -8,6 +8,7 @@ the start of the backend are not timed. `cold`: the files' pages have been dropp
 have just been read.
 
   read          every byte of the files, in order, into one buffer of 16 MiB: what the disk can do
+  hold          the same by as many threads as loading has, into memory of its own: what disk and memory can do
   load          `weights.load_model` in bfloat16 on one CPU device; compilation included
   load-float32  the same, cast on the way
   load-mesh     the same on eight fake devices, fsdp=4 and tensor=2
@@ -16,13 +17,15 @@ have just been read.
 
   seconds        the slowest process; cpu_seconds, those of its threads together
   gb_per_s       bytes of the files by seconds
-  share_of_disk  seconds of `read`, as cold or warm, by seconds: 1 is the disk's own speed
+  share_of_read, share_of_hold  seconds of `read` and of `hold`, as cold or warm, by seconds: 1 is as fast
   beside         GB of the largest resident set beside what there was before and the weights that the process
                  holds (on CPU devices these are the host's memory, too): what loading itself needs
   ratio          seconds of `transformers` by ours
 """
 
 import argparse
+import collections
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -40,7 +43,8 @@ sys.path.insert(0, str(ROOT))
 
 SHAPE = dict(vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_heads=32, num_kv_heads=8, head_dim=128)
 MESHES = {'load': None, 'load-float32': None, 'load-mesh': {'fsdp': 4, 'tensor': 2}, 'load-process': {'fsdp': 2}}
-CASES = [('read', 'cold'), ('read', 'warm'), ('load', 'cold'), ('load', 'warm'), ('load-float32', 'warm'),
+BOUNDS = [(case, state) for case in ('read', 'hold') for state in ('cold', 'warm')]
+CASES = [('load', 'cold'), ('load', 'warm'), ('load-float32', 'warm'),
          ('load-mesh', 'warm'), ('load-process', 'warm')]
 PEER = [('transformers', 'cold'), ('transformers', 'warm')]
 
@@ -68,6 +72,26 @@ def read(folder: pathlib.Path) -> dict:
             while file.readinto(buffer):
                 pass
     return {'seconds': time.perf_counter() - start, 'cpu_seconds': time.process_time() - cpu}
+
+
+def hold(folder: pathlib.Path) -> dict:
+    from xrec_jax.language import filling
+    files = {path: path.stat().st_size for path in sorted(folder.glob('*.safetensors'))}
+    ranges = [(path, start) for path, size in files.items() for start in range(0, size, 2**24)]
+
+    def run() -> int:
+        room = {path: memoryview(np.empty(size, np.uint8)) for path, size in files.items()}
+
+        def fill(path: pathlib.Path, start: int) -> None:
+            with open(path, 'rb', buffering=0) as file:
+                file.seek(start)
+                file.readinto(room[path][start:start + 2**24])
+
+        with concurrent.futures.ThreadPoolExecutor(filling.READERS) as pool:
+            collections.deque(pool.map(fill, *zip(*ranges)), maxlen=0)
+        return sum(files.values())
+
+    return measured(run)
 
 
 def load(case: str, folder: pathlib.Path, number: int, address: str) -> dict:
@@ -150,13 +174,14 @@ def main() -> None:
     parser.add_argument('--peer', default='')
     parser.add_argument('--layers', type=int, default=3)
     parser.add_argument('--folder', type=pathlib.Path, default=pathlib.Path(tempfile.gettempdir()))
-    parser.add_argument('--only', default='', help='of the cases above, as load,transformers; read is always run')
+    parser.add_argument('--only', default='', help='of the cases above, as load,transformers; read and hold are always run')
     parser.add_argument('--worker', help=argparse.SUPPRESS)
     parser.add_argument('--number', type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument('--address', default='', help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.worker:
-        work = {'read': lambda: read(flags.folder), 'transformers': lambda: load_peer(flags.folder)}
+        work = {'read': lambda: read(flags.folder), 'hold': lambda: hold(flags.folder),
+                'transformers': lambda: load_peer(flags.folder)}
         print(json.dumps(work.get(
             flags.worker, lambda: load(flags.worker, flags.folder, flags.number, flags.address))()))
         return
@@ -165,16 +190,16 @@ def main() -> None:
         write_checkpoint(folder, flags.layers)
         size = sum(path.stat().st_size for path in folder.glob('*.safetensors')) / 1e9
         seconds = {}
-        only = {'read', *(flags.only.split(',') if flags.only else [case for case, _ in PEER + CASES])}
-        for case, state in CASES[:2] + (PEER if flags.peer else []) + CASES[2:]:
-            if case not in only:
+        only = flags.only.split(',') if flags.only else [case for case, _ in PEER + CASES]
+        for case, state in BOUNDS + (PEER if flags.peer else []) + CASES:
+            if case not in only and (case, state) not in BOUNDS:
                 continue
             result = run_case(case, state, folder, flags.peer)
             seconds[case, state] = result['seconds']
             line = {'bench': 'load', 'case': case, 'files': state, 'gb': round(size, 3)} | result
             line['gb_per_s'] = round(size / result['seconds'], 3)
-            for name, other in ('share_of_disk', 'read'), ('ratio', 'transformers'):
-                if case not in ('read', other) and (other, state) in seconds:
+            for name, other in ('share_of_read', 'read'), ('share_of_hold', 'hold'), ('ratio', 'transformers'):
+                if case not in ('read', 'hold', other) and (other, state) in seconds:
                     line[name] = round(seconds[other, state] / result['seconds'], 2)
             print(json.dumps(line), flush=True)
     finally:

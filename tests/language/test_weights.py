@@ -1,9 +1,11 @@
 """Hugging Face directories: what is written is read back, and what is wrong is named."""
 
+import collections
 import json
 import os
 import pathlib
 import shutil
+import threading
 
 import jax
 import ml_dtypes
@@ -112,7 +114,7 @@ def test_matrices_are_transposed_and_stacked_over_layers():
 
 
 @pytest.mark.parametrize('stored', ['float32', 'bfloat16', 'float16'])
-@pytest.mark.parametrize('wanted', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('wanted', ['float32', 'bfloat16', 'float16'])
 def test_weights_are_rounded_to_the_wanted_dtype(folder, stored, wanted):
     tensors = safetensors.numpy.load_file(folder / 'model.safetensors')
     spoil(folder, **{name: value.astype(np.float32).astype(stored) for name, value in tensors.items()})
@@ -130,26 +132,26 @@ MESHES = {
 }
 
 
-@pytest.mark.parametrize('turned', [False, True], ids=['turned_on_host', 'turned_on_device'])
+@pytest.mark.parametrize('on_host', [True, False], ids=['on_host', 'on_devices'])
 @pytest.mark.parametrize('family', MESHES)
-def test_slices_of_a_mesh_are_those_of_the_whole_model(family, turned, monkeypatch):
+def test_slices_of_a_mesh_are_those_of_the_whole_model(family, on_host, monkeypatch):
     directory, sizes = MESHES[family]
     whole = weights.load_model(directory)[1]
-    mesh, reads, pieces = meshes.make_mesh(sizes), [], []
+    mesh, reads, numbers = meshes.make_mesh(sizes), [], collections.Counter()
     read, read_piece = checkpoint_files.Stored.read, filling._read
-    monkeypatch.setattr(filling, 'PIECE', 500)
-    if turned:  # as on an accelerator
-        monkeypatch.setattr(filling.Parameter, 'turned', property(lambda self: self.source.transposed))
+    monkeypatch.setattr(filling, 'BLOCK' if on_host else 'PIECE', 500)
+    monkeypatch.setattr(filling.Parameter, 'on_cpu', on_host)  # False: as on an accelerator
+    here = threading.local()
 
-    def recorded(self, start, stop):
+    def recorded(self, start, stop, *empty):
         reads.append((self.name, start))
-        values = read(self, start, stop)
-        pieces[-1] += values.size
+        values = read(self, start, stop, *empty)
+        numbers[here.piece] += values.size
         return values
 
-    def recorded_piece(parameter, piece):
-        pieces.append(0)
-        return read_piece(parameter, piece)
+    def recorded_piece(parameter, piece, reader):
+        here.piece = piece
+        yield from read_piece(parameter, piece, reader)
 
     monkeypatch.setattr(checkpoint_files.Stored, 'read', recorded)
     monkeypatch.setattr(filling, '_read', recorded_piece)
@@ -160,9 +162,34 @@ def test_slices_of_a_mesh_are_those_of_the_whole_model(family, turned, monkeypat
     for array, where in zip(jax.tree.leaves(params), jax.tree.leaves(expected), strict=True):
         assert array.sharding.is_equivalent_to(where, array.ndim)
     assert not params['layers']['self_attn']['q_proj']['kernel'].is_fully_replicated
-    assert max(pieces) <= 500
+    assert max(numbers.values()) <= 500
     if family != 'gpt2':  # q, k and v are columns there
         assert len(set(reads)) == len(reads)  # no row twice
+
+
+@pytest.mark.parametrize('on_host', [True, False], ids=['on_host', 'on_devices'])
+def test_one_device_needs_no_mesh(on_host, monkeypatch):
+    monkeypatch.setattr(filling.Parameter, 'on_cpu', on_host)
+    stored = checkpoint_files.read_tensors(GOLDEN / 'gqa_tied')
+    params = weights.load_model(GOLDEN / 'gqa_tied')[1]
+    np.testing.assert_array_equal(params['layers']['mlp']['up_proj']['kernel'][1], stored[NAME].T)
+
+
+def test_jax_takes_what_was_read_on_the_host_as_it_lies(monkeypatch):
+    made, aligned = [], filling._aligned
+    monkeypatch.setattr(filling, '_aligned', lambda *args: made.append(aligned(*args)) or made[-1])
+    params = weights.load_model(GOLDEN / 'gqa_tied', dtype=jnp.bfloat16)[1]
+    assert {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(params)} == {part.ctypes.data for part in made}
+
+
+@pytest.mark.parametrize('sizes', [None, {'data': 8}, {'data': 2, 'fsdp': 4}], ids=['no_mesh', 'copies', 'slices'])
+def test_loaded_weights_can_be_donated(sizes):
+    mesh = meshes.make_mesh(sizes) if sizes else None
+    again, params = (weights.load_model(GOLDEN / 'gqa_tied', mesh)[1] for _ in range(2))
+    doubled = jax.jit(lambda tree: jax.tree.map(lambda leaf: 2 * leaf, tree), donate_argnums=0)(params)
+    for ours, before in zip(jax.tree.leaves(doubled), jax.tree.leaves(again), strict=True):
+        for shard, old in zip(ours.addressable_shards, before.addressable_shards, strict=True):
+            np.testing.assert_array_equal(shard.data, 2 * old.data)
 
 
 def test_sharded_checkpoint_is_read_through_its_index(folder):

@@ -14,16 +14,18 @@ shape, first and last byte), then the bytes (https://huggingface.co/docs/safeten
 here without mapping it, so that what lies in memory is what was asked for, in the file's order.
 """
 
+import collections
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import os
 import pathlib
 import shutil
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import ml_dtypes
 import numpy as np
@@ -42,6 +44,7 @@ DTYPES = {
 }
 KINDS = {dtype: kind for kind, dtype in DTYPES.items()}
 HEADER_LIMIT = 100_000_000  # bytes, as the safetensors library has it: more is damage
+MOST_ROOMS = os.sysconf('SC_IOV_MAX')  # that one call reads into
 PICKLES = ('*.bin', '*.pt', '*.pth', '*.ckpt')
 
 
@@ -55,25 +58,34 @@ class Stored:
     shape: tuple[int, ...]
     offset: int  # of its first byte in the file
 
-    def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Rows `start` to `stop` (of the first axis; all by default)."""
+    def read(self, start: int = 0, stop: int | None = None, empty: Callable = np.empty) -> np.ndarray:
+        """Rows `start` to `stop` (of the first axis; all by default), in an array that `empty(shape, dtype)` makes.
+
+        Its rows may lie apart from each other; each lies in one piece.
+        """
         if not self.shape:
-            return self._read(self.offset, ())
+            return self._read(self.offset, empty((), self.dtype))
         stop = self.shape[0] if stop is None else stop
         row = math.prod(self.shape[1:]) * self.dtype.itemsize
-        return self._read(self.offset + start * row, (stop - start, *self.shape[1:]))
+        return self._read(self.offset + start * row, empty((stop - start, *self.shape[1:]), self.dtype))
 
-    def _read(self, offset: int, shape: tuple[int, ...]) -> np.ndarray:
-        values = np.empty(math.prod(shape), self.dtype)
-        room = memoryview(values.view(np.uint8))
-        with open(self.file, 'rb', buffering=0) as file:
-            file.seek(offset)
-            while room:
-                count = file.readinto(room)  # at most 2 GiB at a time
+    def _read(self, offset: int, values: np.ndarray) -> np.ndarray:
+        parts = [values] if values.flags.c_contiguous else values
+        rooms = collections.deque(memoryview(part.reshape(-1).view(np.uint8)) for part in parts if part.size)
+        file = os.open(self.file, os.O_RDONLY)
+        try:
+            while rooms:
+                count = os.preadv(file, list(itertools.islice(rooms, MOST_ROOMS)), offset)  # at most 2 GiB at a time
                 if not count:
                     raise UserError(f'{self.file} ended within tensor {self.name}; fetch it again.')
-                room = room[count:]
-        return values.reshape(shape)
+                offset += count
+                while rooms and count >= len(rooms[0]):
+                    count -= len(rooms.popleft())
+                if count:
+                    rooms[0] = rooms[0][count:]
+        finally:
+            os.close(file)
+        return values
 
 
 def read_json(path: pathlib.Path) -> dict:
