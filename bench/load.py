@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument('--peer', default='')
     parser.add_argument('--layers', type=int, default=3)
     parser.add_argument('--folder', type=pathlib.Path, default=pathlib.Path(tempfile.gettempdir()))
-    parser.add_argument('--only', default='', help='of the cases above, as load,transformers; read and hold are always run')
+    parser.add_argument('--only', default='', help='cases, as load,transformers; read and hold are always run')
     parser.add_argument('--worker', help=argparse.SUPPRESS)
     parser.add_argument('--number', type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument('--address', default='', help=argparse.SUPPRESS)
