@@ -23,7 +23,8 @@ from xrec_jax.parallel import mesh as meshes
 from xrec_jax.phases import (align, asked, contrast, direct, explain, explain_bounds, explain_profiles, fit_predictor,
                              judge_attention, restoring, schedule, task as tasks, writing)
 from xrec_jax.phases.settings import settings_of
-from xrec_jax.recommenders import training
+from xrec_jax.recommenders import scoring, training
+from xrec_jax.recommenders.rows import make_rows
 from xrec_jax.runs.explanations import newest, read_explanations
 from xrec_jax.runs.metrics_writer import read_metrics, repeatable
 from xrec_jax.runs.parts import PartsWriter
@@ -291,7 +292,7 @@ def test_rewards_of_pairs_are_equation_1_by_hand(unbroken):
     def reward(pos, neg):
         text = np.stack([vectors[:count] * pos, vectors[count:] * neg], axis=1)
         rows_of = fit_predictor.make_rows(task, 'train', predictor.model, text, rows)
-        f = training.predict(predictor.model, predictor.params, task.fields, rows_of)
+        f = scoring.predict(predictor.model, predictor.params, task.fields, rows_of)
         return 1 / (1 + np.abs(y - np.asarray(f)))
 
     shared, columns = align.pair_rewards(task, state, settings, rows, texts)

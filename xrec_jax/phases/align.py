@@ -34,7 +34,7 @@ from xrec_jax.parallel import distributed, sharding
 from xrec_jax.phases import contrast, fit_predictor, writing
 from xrec_jax.phases.task import Task
 from xrec_jax.planning import utilisation
-from xrec_jax.recommenders import recpie, training
+from xrec_jax.recommenders import recpie, scoring
 from xrec_jax.rl import ppo, rewards, update
 from xrec_jax.runs import checkpoints, files, preemption, progress
 from xrec_jax.runs.checkpoints import Checkpoints
@@ -57,7 +57,7 @@ def ic_rewards(task: Task, state: RunState, settings, rows, texts) -> tuple[np.n
     predictor = state.predictors[settings.predictor]
     vector = writing.encode(task, texts)
     examples = task.examples['train']
-    ask = functools.partial(training.predict, predictor.model, predictor.params, task.fields)
+    ask = functools.partial(scoring.predict, predictor.model, predictor.params, task.fields)
     make_rows = functools.partial(fit_predictor.make_rows, task, 'train', predictor.model, index=rows)
     scores, without = ask(make_rows(vector[:, None])), ask(make_rows(None))
     raw = rewards.ic_reward(examples.label[rows], scores, without)
@@ -79,7 +79,7 @@ def pair_rewards(task: Task, state: RunState, settings, rows, texts) -> tuple[np
     label = make_rows(None).label
 
     def reward(text: np.ndarray | None) -> jax.Array:
-        scores = training.predict(predictor.model, predictor.params, task.fields, make_rows(text))
+        scores = scoring.predict(predictor.model, predictor.params, task.fields, make_rows(text))
         return rewards.rating_reward(label, scores)
 
     both = reward(written)
