@@ -229,14 +229,15 @@ def speed_ctr(data_dir: str, model: str) -> dict:
     import jax
     from xrec_jax.metrics import ctr
     from xrec_jax.phases.fit_predictor import MODELS
-    from xrec_jax.recommenders import training
+    from xrec_jax.recommenders import scoring, training
+    from xrec_jax.recommenders.rows import make_rows
     fields, examples = fields_of(data_dir), all_ratings(data_dir)
     name, settings, _ = CTR[model]
     module = MODELS[name](vocab_size=fields.vocab_size, num_user_fields=fields.user_fields.shape[1],
                           embed_dim=CTR_EMBEDDING, **settings)
     config = training.TrainConfig(batch_size=BATCH_SIZE, learning_rate=1e-3)
-    train, valid = (training.make_rows(examples[split], history=module.uses_history) for split in ('train', 'valid'))
-    one = training.make_rows(first(examples['valid'], 1), history=module.uses_history)
+    train, valid = (make_rows(examples[split], history=module.uses_history) for split in ('train', 'valid'))
+    one = make_rows(first(examples['valid'], 1), history=module.uses_history)
     state = training.init_state(module, config, fields, jax.random.key(0))
 
     def epoch():
@@ -245,13 +246,13 @@ def speed_ctr(data_dir: str, model: str) -> dict:
         return metrics
 
     def evaluate():
-        scores = np.asarray(training.predict(module, state.params, fields, valid))
+        scores = np.asarray(scoring.predict(module, state.params, fields, valid))
         return ctr.ctr_metrics(examples['valid'].label, scores)
 
     rows = len(examples['train'].user)
     epoch_of = lambda state: training.run_epoch(module, config, fields, state, train, one)
     flops = {'train': product_flops(epoch_of, state),
-             'evaluate': product_flops(lambda params: training.predict(module, params, fields, valid), state.params)}
+             'evaluate': product_flops(lambda params: scoring.predict(module, params, fields, valid), state.params)}
     found = {'train': timed(epoch, 5), 'evaluate': timed(evaluate, 10)}
     return {**found, 'flops': flops, 'peak': peak_flops(), 'rows': rows, 'steps': -(-rows // BATCH_SIZE),
             'parameters': parameters(state), 'device': device()}

@@ -104,7 +104,7 @@ def get_config(dataset: str = 'simulated') -> ConfigDict:
         'reward': 'rating',
         'predictor': 'with_text',
         'credit': 'shared',  # eq. 1 for both texts of a pair; or 'leave_one_out': each for the difference it makes
-        'baseline': 'without_text',  # a control variate: phases/align.py; 'none' is the paper
+        'baseline': 'without_text',  # a control variate: phases/align_rewards.py; 'none' is the paper
         'center_by_label': False,
         'form_penalty': 0.0,  # off the normalised reward of a text that misses the form
         'iterations': 8,

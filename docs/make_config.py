@@ -120,7 +120,7 @@ WORDS = {  # what no comment says
     'fit.text': 'whether the predictor reads explanations',
     'fit.fields': 'of users and items: xrec_jax/recommenders/fields.py',
     'fit.model.name': 'one of xrec_jax/recommenders; its own settings follow',
-    'align.reward': "'lc', 'ic' or 'rating': xrec_jax/phases/align.py",
+    'align.reward': "'lc', 'ic' or 'rating': xrec_jax/phases/align_rewards.py",
     'align.iterations': 'of PPO',
     'align.rollout_size': 'texts of an iteration',
     'align.encode': 'keep the sentence vectors, for the next fit',

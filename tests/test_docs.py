@@ -186,12 +186,12 @@ def test_your_own_data_are_read_as_the_page_says(tmp_path, capsys):
 
 
 def test_your_own_reward_is_one(monkeypatch):
-    from xrec_jax.phases import align
-    monkeypatch.setattr(align, 'REWARDS', dict(align.REWARDS))
+    from xrec_jax.phases import align_rewards
+    monkeypatch.setattr(align_rewards, 'REWARDS', dict(align_rewards.REWARDS))
     monkeypatch.setattr(writing, 'encode', lambda task, texts: np.zeros((len(texts), 4)))
     block, = blocks(ROOT / 'docs' / 'your_parts.md', 'python')
     exec(compile(block, 'docs/your_parts.md', 'exec'), {})
-    raw, columns = align.REWARDS['short'](None, None, None, np.arange(2), ['one two', 'a ' * 24])
+    raw, columns = align_rewards.REWARDS['short'](None, None, None, np.arange(2), ['one two', 'a ' * 24])
     np.testing.assert_allclose(raw, [1, 0.5])
     assert columns.keys() == {'llm_score', 'vector'}
 

@@ -13,7 +13,8 @@ from xrec_jax.metrics.ctr import ctr_metrics
 from xrec_jax.metrics.spread import spread
 from xrec_jax.parallel import mesh as meshes
 from xrec_jax.phases import fit_predictor, fit_ranking, schedule, task as tasks
-from xrec_jax.recommenders import ranking, training
+from xrec_jax.recommenders import ranking, scoring, training
+from xrec_jax.recommenders.rows import make_rows
 from xrec_jax.runs.metrics_writer import read_metrics, repeatable
 from xrec_jax.runs.workdir import open_workdir
 
@@ -55,10 +56,10 @@ def test_the_table_holds_mean_and_spread_over_the_seeds(tmp_path):
     state = schedule.run_schedule(task)
     fitted = state.predictors['din']
     assert fitted.seeds == 3
-    rows = training.make_rows(task.examples['test'], history=True)
+    rows = make_rows(task.examples['test'], history=True)
     each = [jax.tree.map(lambda leaf: leaf[seed], fitted.params) for seed in range(3)]
     auc = [ctr_metrics(task.examples['test'].label, np.asarray(
-        training.predict(fitted.model, params, task.fields, rows)))['auc'] for params in each]
+        scoring.predict(fitted.model, params, task.fields, rows)))['auc'] for params in each]
     assert len(set(auc)) > 1  # seeds differ
     with open(tmp_path / 'run' / 'table.csv') as file:
         table = {row['']: row for row in csv.DictReader(file)}
@@ -161,8 +162,8 @@ def test_a_rating_is_predicted_on_its_scale_and_judged_by_it(tmp_path):
     del config.data.num_samples
     task, state = start(config, tmp_path / 'run')
     fitted = state.predictors['lr']
-    rows = training.make_rows(task.examples['test'])
-    stars = 1 + 4 * np.asarray(training.predict_of_seeds(fitted.model, fitted.params, task.fields, rows))
+    rows = make_rows(task.examples['test'])
+    stars = 1 + 4 * np.asarray(scoring.predict_of_seeds(fitted.model, fitted.params, task.fields, rows))
     rmse = np.sqrt(((stars - task.examples['test'].rating) ** 2).mean(axis=1)) / 4
     summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
     assert summary['rating_of_seeds']['LR']['test']['rmse'] == pytest.approx(rmse, abs=1e-5)

@@ -19,7 +19,7 @@ from xrec_jax.errors import UserError
 from xrec_jax.language import instructions, sheets
 from xrec_jax.language.instructions import Item, Recommendation
 from xrec_jax.language.material import attribute_examples
-from xrec_jax.phases import asked, explain_requests, recommending, requests, schedule, task as tasks, tune
+from xrec_jax.phases import asked, explain_requests, recommending, requests, schedule, task as tasks, tune_data
 from xrec_jax.phases.settings import settings_of
 from xrec_jax.runs.explanations import ExplanationWriter, read_explanations
 from xrec_jax.runs.parts import PartsWriter
@@ -297,7 +297,7 @@ def test_analyses_are_schedules_of_what_stands(analysis):
 def test_tuning_pairs_stand_in_both_orders_and_no_instruction_is_on_both_sides(places):
     task = tasks.make_task(small_config(places), places[2] / 'nowhere')
     settings = [settings for _, verb, settings in schedule.parse(task.config) if settings.name == 'judge_adapter'][0]
-    (training,), validation = tune.read(task, settings)
+    (training,), validation = tune_data.read(task, settings)
     assert len(training) % 2 == 0 and [row.response for row in training].count('1') == len(training) / 2
     titles = lambda rows: {line for row in rows for line in row.prompt.split('\n') if line.startswith('Film')}
     assert validation and not titles(training) & titles(validation)

@@ -20,10 +20,11 @@ from xrec_jax.errors import UserError
 from xrec_jax.language import chat, prompts, tokenizers
 from xrec_jax.language.prompts import Shown
 from xrec_jax.parallel import mesh as meshes
-from xrec_jax.phases import (align, asked, contrast, direct, explain, explain_bounds, explain_profiles, fit_predictor,
-                             judge_attention, restoring, schedule, task as tasks, writing)
+from xrec_jax.phases import (align, align_rewards, asked, contrast, direct, explain, explain_bounds, explain_profiles,
+                             fit_predictor, judge_attention, restoring, schedule, task as tasks, writing)
 from xrec_jax.phases.settings import settings_of
-from xrec_jax.recommenders import training
+from xrec_jax.recommenders import scoring, training
+from xrec_jax.recommenders.rows import make_rows
 from xrec_jax.runs.explanations import newest, read_explanations
 from xrec_jax.runs.metrics_writer import read_metrics, repeatable
 from xrec_jax.runs.parts import PartsWriter
@@ -291,14 +292,14 @@ def test_rewards_of_pairs_are_equation_1_by_hand(unbroken):
     def reward(pos, neg):
         text = np.stack([vectors[:count] * pos, vectors[count:] * neg], axis=1)
         rows_of = fit_predictor.make_rows(task, 'train', predictor.model, text, rows)
-        f = training.predict(predictor.model, predictor.params, task.fields, rows_of)
+        f = scoring.predict(predictor.model, predictor.params, task.fields, rows_of)
         return 1 / (1 + np.abs(y - np.asarray(f)))
 
-    shared, columns = align.pair_rewards(task, state, settings, rows, texts)
+    shared, columns = align_rewards.pair_rewards(task, state, settings, rows, texts)
     np.testing.assert_allclose(shared, np.tile(reward(1, 1), 2), rtol=1e-5)
     np.testing.assert_allclose(columns['baseline'], np.tile(reward(0, 0), 2), rtol=1e-5)
     settings.credit = 'leave_one_out'
-    each, columns = align.pair_rewards(task, state, settings, rows, texts)
+    each, columns = align_rewards.pair_rewards(task, state, settings, rows, texts)
     expected = np.concatenate([reward(1, 1) - reward(0, 1), reward(1, 1) - reward(1, 0)])
     np.testing.assert_allclose(each, expected, atol=1e-6)
     assert 'baseline' not in columns

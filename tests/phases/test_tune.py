@@ -14,7 +14,7 @@ from xrec_jax.language import chat, packing, peft, tokenizers, tuning
 from xrec_jax.language.prompts import Prompt
 from xrec_jax.language.packing import Example
 from xrec_jax.parallel import mesh as meshes
-from xrec_jax.phases import schedule, task as tasks, tune, tune_forms
+from xrec_jax.phases import schedule, task as tasks, tune_data, tune_forms
 from xrec_jax.runs.metrics_writer import read_metrics, repeatable
 from xrec_jax.runs.workdir import open_workdir
 
@@ -174,7 +174,7 @@ def test_it_stops_where_the_held_out_loss_rises_and_returns_the_best(material, t
     ends = [row for row in read_metrics(tmp_path / 'run' / 'metrics.jsonl') if 'epoch' in row]
     assert [row['valid_loss'] for row in ends] == pytest.approx([3.0, 2.0, 2.5, 2.1])  # two after the best
     task = tasks.make_task(config, tmp_path / 'run')
-    _, valid = tune.read(task, schedule.parse(config)[0][2])
+    _, valid = tune_data.read(task, schedule.parse(config)[0][2])
     held_out = packing.encode(task.language.tokenizer, valid, 48)
     batch = packing.pack(held_out, np.arange(len(held_out)), len(held_out), 4, 96)
     sums = real(task.language.model, task.language.params, state.adapter, batch, 0.0)
@@ -219,18 +219,18 @@ def test_alignment_starts_from_the_tuned_policy_and_measures_its_distance_from_i
 
 def test_prompts_are_held_out_with_all_their_examples():
     sources = [[Example(f'p{n % 7}', str(n)) for n in range(20)], [Example(f'p{n}', 'x') for n in range(5, 12)]]
-    left, taken = tune.split(sources, 0.25, 3)
+    left, taken = tune_data.split(sources, 0.25, 3)
     assert len(left) == 2 and sum(map(len, left)) + len(taken) == 27
     assert len({example.prompt for example in taken}) == 3
     assert not {example.prompt for example in taken} & {example.prompt for source in left for example in source}
-    assert tune.split(sources, 0.25, 3) == (left, taken) != tune.split(sources, 0.25, 4)
+    assert tune_data.split(sources, 0.25, 3) == (left, taken) != tune_data.split(sources, 0.25, 4)
 
 
 def test_the_part_that_may_be_cut_is_the_input_or_else_the_instruction(material, tmp_path):
     config = config_of(material)
     config.tune.template = 'tune/alpaca'
     task = tasks.make_task(config, tmp_path)
-    (source,), _ = tune.read(task, schedule.parse(config)[0][2])
+    (source,), _ = tune_data.read(task, schedule.parse(config)[0][2])
     with_input, without = next(row for row in source if 'number 1' in row.prompt), next(
         row for row in source if 'number' not in row.prompt)
     assert not with_input.whole

@@ -11,6 +11,7 @@ from tests.recommenders import slow
 from tests.recommenders.test_din import (check_equal, check_history_gradients, check_pads_have_no_say, history_case,
                                          sigmoid, slow_layers, slow_parts, tiny_rows)
 from xrec_jax.recommenders import dien, training
+from xrec_jax.recommenders.rows import inputs
 from xrec_jax.recommenders.dien import DIEN, GRU
 
 
@@ -172,7 +173,7 @@ def test_training_adds_the_auxiliary_loss_of_the_rows_that_are_there():
     order = jax.random.permutation(order_key, 12)
     batch = jax.tree.map(lambda x: x[order], rows)
     dropout_key, _ = jax.random.split(jax.random.fold_in(key, 0))
-    _, more = model.apply({'params': start.params}, *training._inputs(model, fields, batch), train=True,
+    _, more = model.apply({'params': start.params}, *inputs(model, fields, batch), train=True,
                           rngs={'dropout': dropout_key}, mutable=['losses'])
     alone = loss(dataclasses.replace(model, auxiliary_weight=0.0))
     added = float(np.mean(more['losses']['auxiliary'][0]))

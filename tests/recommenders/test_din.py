@@ -11,7 +11,8 @@ import pytest
 from tests.recommenders import slow
 from xrec_jax.errors import UserError
 from xrec_jax.recommenders import fields as fields_lib
-from xrec_jax.recommenders import training
+from xrec_jax.recommenders import scoring, training
+from xrec_jax.recommenders.rows import Rows, inputs
 from xrec_jax.recommenders.din import DIN, Dice
 from xrec_jax.recommenders.predictor import History
 
@@ -134,7 +135,7 @@ def tiny_rows(num_rows):
                                sizes=(6, 9, 3))
     history = np.where(np.arange(-3, 0) >= -rng.integers(0, 4, (num_rows, 1)), rng.integers(0, 9, (num_rows, 3)), -1)
     draw = lambda high: jnp.asarray(rng.integers(0, high, num_rows), jnp.int32)
-    rows = training.Rows(user=draw(6), item=draw(9), label=draw(2).astype(jnp.float32), text=None,
+    rows = Rows(user=draw(6), item=draw(9), label=draw(2).astype(jnp.float32), text=None,
                          history=jnp.asarray(history, jnp.int32), history_liked=jnp.asarray(history > 4))
     return fields, rows
 
@@ -210,15 +211,15 @@ def test_training_moves_the_averages_and_scores_with_them():
     config = training.TrainConfig(batch_size=12, learning_rate=1e-2)
     start = training.init_state(model, config, fields, jax.random.key(0))
     state, _ = training.run_epoch(model, config, fields, start, rows, rows)
-    more = model.apply({'params': start.params}, *training._inputs(model, fields, rows), train=True,
+    more = model.apply({'params': start.params}, *inputs(model, fields, rows), train=True,
                        mutable=['statistics'])[1]['statistics']
     assert set(more) == {'attention_0_dice', 'mlp_0_dice'}
     for name, leaves in more.items():
         for leaf, value in leaves.items():
             np.testing.assert_allclose(state.params[name][leaf], value, rtol=1e-5, atol=1e-7)
     few = jax.tree.map(lambda x: x[:3], rows)  # a score does not depend on who else is scored
-    np.testing.assert_allclose(training.predict(model, state.params, fields, rows)[:3],
-                               training.predict(model, state.params, fields, few), rtol=1e-6)
+    np.testing.assert_allclose(scoring.predict(model, state.params, fields, rows)[:3],
+                               scoring.predict(model, state.params, fields, few), rtol=1e-6)
 
 
 def test_no_history_at_all_is_refused():

@@ -11,7 +11,8 @@ import pytest
 from tests.recommenders import slow
 from tests.recommenders.slow_sequences import sigmoid, slow_norm
 from xrec_jax.errors import UserError
-from xrec_jax.recommenders import peter, training
+from xrec_jax.recommenders import peter, scoring, training
+from xrec_jax.recommenders.rows import Rows
 from xrec_jax.recommenders.fields import Fields
 from xrec_jax.recommenders.peter import PETER
 from xrec_jax.recommenders.words import BOS, EOS, PAD, UNK
@@ -169,14 +170,14 @@ def test_it_learns_ratings_and_what_to_say():
     user, item = random.integers(0, 4, 96), random.integers(0, 3, 96)
     fields = Fields(jnp.arange(1, 5)[:, None], jnp.arange(5, 8)[:, None], jnp.zeros((3, 0), jnp.int32),
                     names=('user_id', 'item_id'), sizes=(4, 3))
-    rows = training.Rows(user=jnp.asarray(user), item=jnp.asarray(item), label=jnp.asarray(item / 2, jnp.float32),
+    rows = Rows(user=jnp.asarray(user), item=jnp.asarray(item), label=jnp.asarray(item / 2, jnp.float32),
                          text=None, words=jnp.asarray(np.stack([4 + item, 7 + user, np.full(96, EOS)], axis=1)))
     asked = dataclasses.replace(rows, words=None)
     model = PETER(vocab_size=128, embed_dim=16, layers=1, inner=16, num_words=V, max_words=2, dropout=0.1)
     config = training.TrainConfig(objective='rating', monitor='rmse', learning_rate=1e-2, batch_size=32, epochs=25,
                                   patience=25)
     state = training.fit(model, config, fields, rows, asked, key=jax.random.key(0))
-    predicted = training.predict(model, state.params, fields, asked)
+    predicted = scoring.predict(model, state.params, fields, asked)
     assert np.sqrt(np.mean((np.asarray(predicted) - item / 2) ** 2)) < 0.1
     ids = jnp.concatenate([fields.user_fields[user], fields.item_fields[item]], axis=1)
     written = np.asarray(peter.generate(model, state.params, ids, fields.item_attributes[item], 2))

@@ -17,7 +17,8 @@ from xrec_jax.errors import UserError
 from xrec_jax.metrics import ctr
 from xrec_jax.parallel import mesh as meshes, sharding
 from xrec_jax.recommenders import fields as fields_lib
-from xrec_jax.recommenders import training
+from xrec_jax.recommenders import scoring, training
+from xrec_jax.recommenders.rows import Rows, make_rows
 from xrec_jax.recommenders.deepfm import DeepFM
 from xrec_jax.runs import compiles
 from xrec_jax.runs.checkpoints import Checkpoints
@@ -36,18 +37,18 @@ FIELDS = fields_lib.Fields(
 
 
 @functools.cache
-def plant(seed: int, num_rows: int) -> training.Rows:
+def plant(seed: int, num_rows: int) -> Rows:
     """Pairs whose log-odds are 2 (a_u + b_i), with zeros as text; the same a and b for every seed."""
     rng = np.random.default_rng(99)
     a, b = rng.normal(size=40), rng.normal(size=30)
     rng = np.random.default_rng(seed)
     user, item = rng.integers(0, 40, num_rows), rng.integers(0, 30, num_rows)
     label = rng.random(num_rows) < 1 / (1 + np.exp(-2 * (a[user] + b[item])))
-    return training.Rows(user=jnp.asarray(user, jnp.int32), item=jnp.asarray(item, jnp.int32),
+    return Rows(user=jnp.asarray(user, jnp.int32), item=jnp.asarray(item, jnp.int32),
                          label=jnp.asarray(label, jnp.float32), text=jnp.zeros((num_rows, 1, D)))
 
 
-def with_text(rows: training.Rows, seed: int, strength: float = 1.5) -> training.Rows:
+def with_text(rows: Rows, seed: int, strength: float = 1.5) -> Rows:
     """Explanations [N, 1, D] whose first direction leans to the label by `strength`."""
     text = np.random.default_rng(seed).normal(size=(len(rows.user), 1, D))
     text[:, 0, 0] += strength * (2 * np.asarray(rows.label) - 1)
@@ -75,7 +76,7 @@ def trained(text: bool) -> tuple[training.State, list, list]:
 
 
 def auc(state, rows) -> float:
-    return ctr.auc(rows.label, training.predict(MODEL, state.best_params, FIELDS, rows))
+    return ctr.auc(rows.label, scoring.predict(MODEL, state.best_params, FIELDS, rows))
 
 
 def equal(a, b) -> bool:
@@ -103,8 +104,8 @@ def test_explanations_raise_auc_where_they_tell_something():
 def test_rows_may_have_no_text_at_all():
     state = trained(text=True)[0]
     bare = dataclasses.replace(TEST, text=None)
-    np.testing.assert_array_equal(training.predict(MODEL, state.params, FIELDS, bare),
-                                  training.predict(MODEL, state.params, FIELDS, TEST))
+    np.testing.assert_array_equal(scoring.predict(MODEL, state.params, FIELDS, bare),
+                                  scoring.predict(MODEL, state.params, FIELDS, TEST))
     next_state, _ = jax.eval_shape(functools.partial(training.run_epoch, MODEL, CONFIG), FIELDS,
                                    state, bare, bare)
     assert jax.tree.structure(next_state) == jax.tree.structure(state)
@@ -144,7 +145,7 @@ def test_eight_devices_train_like_one():
     for ours, theirs in zip(told[2:], told[:2]):
         for name in theirs:
             np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5)
-    scores = [training.predict(MODEL, jax.device_get(state.params), FIELDS, TEST_TEXT)
+    scores = [scoring.predict(MODEL, jax.device_get(state.params), FIELDS, TEST_TEXT)
               for state in (one, many)]
     np.testing.assert_allclose(scores[1], scores[0], atol=1e-5)
 
@@ -200,7 +201,7 @@ def test_one_epoch_without_dropout_equals_a_plain_loop_of_batches():
     m = v = jax.tree.map(np.zeros_like, params)
     total = 0.0
     for step, at in enumerate(np.split(order, range(64, 1000, 64)), start=1):  # the last has 40
-        rows = training.Rows(user=np.asarray(TRAIN.user)[at], item=np.asarray(TRAIN.item)[at],
+        rows = Rows(user=np.asarray(TRAIN.user)[at], item=np.asarray(TRAIN.item)[at],
                              label=np.asarray(TRAIN.label)[at], text=None)
         loss, grads = loss_and_grad(jax.tree.map(np.float32, params), rows)
         total += float(loss) * len(at)
@@ -328,9 +329,9 @@ def test_four_digits_stop_and_keep_as_the_reference_library(step):
 
 def test_predictions_do_not_depend_on_the_block():
     state = trained(text=False)[0]
-    logits = jax.jit(training._logits, static_argnames=('model', 'block'))(
+    logits = jax.jit(scoring.logits, static_argnames=('model', 'block'))(
         MODEL, state.params, FIELDS, TEST, block=7)  # 1,000 rows: the last block is not full
-    scores = training.predict(MODEL, state.params, FIELDS, TEST)
+    scores = scoring.predict(MODEL, state.params, FIELDS, TEST)
     np.testing.assert_allclose(scores, 1 / (1 + np.exp(-np.asarray(logits))), rtol=1e-5)
 
 
@@ -342,11 +343,11 @@ def test_make_rows_picks_and_repeats_by_index():
         interaction=np.arange(n, dtype=np.int32),
         past=protocols.Histories(item=np.zeros(1, np.int32), liked=np.zeros(1, bool), stop=np.zeros(n, np.int32),
                                  length=np.zeros(n, np.int32), width=2))
-    rows = training.make_rows(examples, np.zeros((3, 2, D)), at)
+    rows = make_rows(examples, np.zeros((3, 2, D)), at)
     assert rows.user.tolist() == [4, 0, 0] and rows.item.tolist() == [14, 10, 10]
     assert rows.label.tolist() == [1, 0, 0] and rows.text.shape == (3, 2, D)
     with pytest.raises(ValueError, match=r'must be \[N, K, d\]'):
-        training.make_rows(examples, np.zeros((3, 2, D)))
+        make_rows(examples, np.zeros((3, 2, D)))
 
 
 # ------------------------------------------------------------------------------------- refusals
@@ -402,5 +403,5 @@ def test_seeds_trained_together_are_those_trained_alone():
     for seed, state in enumerate(alone):
         chex.assert_trees_all_close(jax.tree.map(lambda leaf: leaf[seed], together.best_params), state.best_params,
                                     rtol=1e-4, atol=1e-5)
-    scores = training.predict_of_seeds(MODEL, together.best_params, FIELDS, VALID)
-    np.testing.assert_allclose(scores[1], training.predict(MODEL, alone[1].best_params, FIELDS, VALID), atol=1e-5)
+    scores = scoring.predict_of_seeds(MODEL, together.best_params, FIELDS, VALID)
+    np.testing.assert_allclose(scores[1], scoring.predict(MODEL, alone[1].best_params, FIELDS, VALID), atol=1e-5)

@@ -33,7 +33,7 @@ from xrec_jax.errors import UserError
 from xrec_jax.parallel import distributed, sharding
 from xrec_jax.phases import models, training_words
 from xrec_jax.phases.task import Task
-from xrec_jax.recommenders import training
+from xrec_jax.recommenders import rows as rows_lib, training
 from xrec_jax.recommenders.autoint import AutoInt
 from xrec_jax.recommenders.bert4rec import BERT4RecPredictor
 from xrec_jax.recommenders.caser import CaserPredictor
@@ -100,17 +100,17 @@ def make_model(task: Task, settings: ml_collections.ConfigDict, text_dim: int) -
 
 def make_rows(task: Task, split: str, model: Predictor | type[Predictor], text: np.ndarray | None = None,
               index: np.ndarray | None = None, scale: tuple[float, float] | None = None,
-              words: np.ndarray | None = None) -> training.Rows:
-    """`training.make_rows` of a split, with what `model` looks at."""
+              words: np.ndarray | None = None) -> rows_lib.Rows:
+    """`rows_lib.make_rows` of a split, with what `model` looks at."""
     return rows_of(task, task.examples[split], model, text, index, scale, words)
 
 
 def rows_of(task: Task, examples: Examples, model: Predictor | type[Predictor], text: np.ndarray | None = None,
             index: np.ndarray | None = None, scale: tuple[float, float] | None = None,
-            words: np.ndarray | None = None) -> training.Rows:
-    """`training.make_rows` of any examples, with what `model` looks at; words only where they are given, to learn from."""
+            words: np.ndarray | None = None) -> rows_lib.Rows:
+    """The same of any examples; words only where they are given, to learn from."""
     looks = 'context_dim' in models.settings_of(model)
-    return training.make_rows(examples, text, index, history=model.uses_history, scale=scale, words=words,
+    return rows_lib.make_rows(examples, text, index, history=model.uses_history, scale=scale, words=words,
                               context=context.context_features(task.dataset, examples) if looks else None)
 
 
@@ -118,7 +118,7 @@ class Training:
     """The training of one candidate."""
 
     def __init__(self, task: Task, settings: ml_collections.ConfigDict,
-                 prepared: tuple[training.Rows, training.Rows, Any]):
+                 prepared: tuple[rows_lib.Rows, rows_lib.Rows, Any]):
         self.train, self.valid, self.start = prepared
         self.fields = task.fields
         self.mesh = task.mesh if task.mesh.size > 1 else None
@@ -173,7 +173,7 @@ def scale_of(task: Task, settings: ml_collections.ConfigDict) -> tuple[float, fl
 
 
 def prepare(task: Task, state: RunState, settings: ml_collections.ConfigDict
-            ) -> tuple[training.Rows, training.Rows, Any]:
+            ) -> tuple[rows_lib.Rows, rows_lib.Rows, Any]:
     """Training and validation rows, and the params to start from, or None."""
     model = MODELS[settings.model.name]
     rows = functools.partial(make_rows, task, model=model, scale=scale_of(task, settings))

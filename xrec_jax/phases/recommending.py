@@ -20,7 +20,7 @@ from xrec_jax.errors import UserError, nearest
 from xrec_jax.parallel import distributed
 from xrec_jax.phases import asked, fit_predictor, fit_ranking
 from xrec_jax.phases.task import Task
-from xrec_jax.recommenders import ranking, training
+from xrec_jax.recommenders import ranking, scoring
 from xrec_jax.runs.state import Fitted, RunState
 
 PAIRS = 1 << 17  # scored at once
@@ -116,8 +116,8 @@ def scores(task: Task, fitted: Fitted, pairs: Examples, text: np.ndarray | None 
 def _predicted(task: Task, fitted: Fitted, pairs: Examples, text: np.ndarray | None = None) -> np.ndarray:
     rows = fit_predictor.rows_of(task, pairs, fitted.model, text)
     if fitted.seeds == 1:
-        return np.array(training.predict(fitted.model, fitted.params, task.fields, rows))
-    return np.array(training.predict_of_seeds(fitted.model, fitted.params, task.fields, rows)).mean(axis=0)
+        return np.array(scoring.predict(fitted.model, fitted.params, task.fields, rows))
+    return np.array(scoring.predict_of_seeds(fitted.model, fitted.params, task.fields, rows)).mean(axis=0)
 
 
 @functools.lru_cache(maxsize=4)

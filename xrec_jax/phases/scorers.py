@@ -21,7 +21,8 @@ from xrec_jax.errors import UserError
 from xrec_jax.metrics import ctr, ranking as ranking_metrics, rating
 from xrec_jax.phases import direct, fit_predictor, fit_ranking
 from xrec_jax.phases.task import Task
-from xrec_jax.recommenders import ranking, recpie, training
+from xrec_jax.recommenders import ranking, recpie, scoring
+from xrec_jax.recommenders.rows import Rows
 from xrec_jax.runs.explanations import newest, read_explanations
 from xrec_jax.runs.state import Fitted, RunState
 
@@ -93,9 +94,9 @@ def predictions(task: Task, state: RunState, text: str) -> dict[str, np.ndarray]
     if kind == 'direct':
         return {split: direct.scores(task, state, name, split, tuned=written or '')[None] for split in SPLITS}
     predictor = state.predictors[name]
-    predict = training.predict if predictor.seeds == 1 else training.predict_of_seeds
+    predict = scoring.predict if predictor.seeds == 1 else scoring.predict_of_seeds
 
-    def rows(split: str) -> training.Rows:
+    def rows(split: str) -> Rows:
         text = fit_predictor.written_vectors(task, state, written, split) if written else None
         return fit_predictor.make_rows(task, split, predictor.model, text)
 
@@ -110,7 +111,7 @@ def attention(task: Task, state: RunState, text: str) -> dict[str, dict[str, np.
     for split in SPLITS:
         vectors = fit_predictor.written_vectors(task, state, written, split) if written else None
         rows = fit_predictor.make_rows(task, split, predictor.model, vectors)
-        weights = training.attention(predictor.model, predictor.params, task.fields, rows)
+        weights = scoring.attention(predictor.model, predictor.params, task.fields, rows)
         found[split] = {name: np.asarray(values) for name, values in recpie.attention_received(weights).items()}
     return found
 

@@ -3,7 +3,6 @@
   init_state   parameters, optimizer and book-keeping of epoch 0
   run_epoch    shuffle -> lax.scan over batches -> score the validation rows -> keep the best
   next_state   what is kept after an epoch, `better` of two scores, `finished`: also those of `ranking`
-  predict      scores of any rows, in blocks; `attention` the weights that a model reads its inputs with
   fit          the loop: run_epoch until `epochs`, or no better for `patience` epochs
 
 An epoch's randomness comes from fold_in(state.key, state.epoch) alone, so a state that was saved
@@ -31,13 +30,13 @@ from jax.sharding import Mesh
 import numpy as np
 import optax
 
-from xrec_jax.data import protocols
 from xrec_jax.errors import UserError, nearest
-from xrec_jax.parallel.sharding import constrain, replicate
-from xrec_jax.recommenders import objectives
+from xrec_jax.parallel.sharding import replicate
+from xrec_jax.recommenders import objectives, scoring
 from xrec_jax.recommenders.fields import Fields
 from xrec_jax.recommenders.order import shuffled
-from xrec_jax.recommenders.predictor import History, Predictor
+from xrec_jax.recommenders.predictor import Predictor
+from xrec_jax.recommenders.rows import Rows, inputs, split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,23 +105,6 @@ class Rates:
     text_kept: jax.Array  # 1 - text_dropout
 
 
-@functools.partial(jax.tree_util.register_dataclass,
-                   data_fields=['user', 'item', 'label', 'text', 'history', 'history_liked', 'context', 'words'],
-                   meta_fields=[])
-@dataclasses.dataclass(frozen=True)
-class Rows:
-    """What a predictor is trained on or asked: N pairs, each with its explanations or zeros."""
-
-    user: jax.Array         # int32 [N], row in the users table
-    item: jax.Array         # int32 [N], row in the items table
-    label: jax.Array        # float32 [N], 0 or 1; of ratings the place on their scale, 0 to 1
-    text: jax.Array | None  # float32 [N, K, d]; None = no explanations
-    history: jax.Array | None = None        # int32 [N, L], rows in the items table, -1 pads; None = not wanted
-    history_liked: jax.Array | None = None  # bool [N, L]
-    context: jax.Array | None = None        # float32 [N, C], of the moment: `data.context`; None = not wanted
-    words: jax.Array | None = None          # int32 [N, T], of a text on the pair: `words.encode`; None = not wanted
-
-
 @functools.partial(
     jax.tree_util.register_dataclass, meta_fields=[],
     data_fields=['params', 'opt_state', 'epoch', 'key', 'best_params', 'best_score', 'best_epoch'])
@@ -141,33 +123,6 @@ class State:
 
 # Called after each epoch with the state (to save) and 'epoch', 'loss', 'score'.
 OnEpoch = Callable[[State, dict[str, float]], None]
-
-
-def make_rows(examples: protocols.Examples, text: np.ndarray | None = None, index: np.ndarray | None = None, *,
-              history: bool = False, context: np.ndarray | None = None, words: np.ndarray | None = None,
-              scale: tuple[float, float] | None = None) -> Rows:
-    """Rows on the device from `examples`.
-
-    Args:
-      text: [N, K, d], the explanations; `index` [N] picks (and repeats) examples, one for each of them.
-      history: whether to hand in what came before the target, for models that look at it.
-      context: `data.context.context_features` of the examples, for models that look at it.
-      words: int [N, T] of the examples, for models that learn from them; what is only asked about has none.
-      scale: of the ratings: the label is the rating's place on it, from 0 to 1. None: the label is the like.
-    """
-    index = np.arange(len(examples.user)) if index is None else index
-    if text is not None and (text.ndim != 3 or len(text) != len(index)):
-        raise ValueError(f'text {text.shape} for {len(index)} rows: must be [N, K, d]')
-    label = examples.label if scale is None else (examples.rating - scale[0]) / (scale[1] - scale[0])
-    items, liked = examples.past.padded(index) if history else (None, None)
-    return Rows(user=jnp.asarray(examples.user[index], jnp.int32),
-                item=jnp.asarray(examples.item[index], jnp.int32),
-                label=jnp.asarray(label[index], jnp.float32),
-                text=None if text is None else jnp.asarray(text, jnp.float32),
-                history=None if items is None else jnp.asarray(items),
-                history_liked=None if liked is None else jnp.asarray(liked),
-                context=None if context is None else jnp.asarray(context[index], jnp.float32),
-                words=None if words is None else jnp.asarray(words[index], jnp.int32))
 
 
 def init_state(model: Predictor, config: TrainConfig, fields: Fields, key: jax.Array) -> State:
@@ -196,7 +151,7 @@ def _init(model: Predictor, rates: Rates, fields: Fields, key: jax.Array) -> Sta
     width = getattr(model, 'context_dim', 0)
     context = jnp.zeros((1, width), jnp.float32) if width else None
     rows = Rows(one, one, one, None, none, none > 0, context)
-    params = model.init(init_key, *_inputs(model, fields, rows))['params']
+    params = model.init(init_key, *inputs(model, fields, rows))['params']
     return State(params=params, opt_state=_optimizer(rates).init(params),
                  epoch=jnp.int32(0), key=key, best_params=params,
                  best_score=jnp.float32(-jnp.inf), best_epoch=jnp.int32(0))
@@ -214,21 +169,6 @@ def _optimizer(rates: Rates) -> optax.GradientTransformation:
         optax.add_decayed_weights(rates.weight_decay, mask(('kernel',))),
         optax.add_decayed_weights(rates.embedding_decay, mask(('embedding', 'weight'))),
         optax.scale_by_learning_rate(rates.learning_rate))
-
-
-def _inputs(model: Predictor, fields: Fields, rows: Rows) -> tuple[Any, ...]:
-    """What `model` is called with: ids int32 [B, Fu + Fi], attributes int32 [B, A], text, history; and, if it learns
-    from them, words."""
-    ids = jnp.concatenate([fields.user_fields[rows.user], fields.item_fields[rows.item]], axis=1)
-    history = None
-    if model.uses_history:
-        mask = rows.history >= 0
-        past = jnp.maximum(rows.history, 0)
-        history = History(ids=jnp.where(mask[..., None], fields.item_fields[past], 0),
-                          attributes=jnp.where(mask[..., None], fields.item_attributes[past], 0),
-                          liked=rows.history_liked, mask=mask, context=rows.context)
-    inputs = ids, fields.item_attributes[rows.item], rows.text, history
-    return (*inputs, rows.words) if model.uses_words else inputs
 
 
 def run_epoch(model: Predictor, config: TrainConfig, fields: Fields, state: State, train: Rows,
@@ -262,7 +202,7 @@ def _run_epoch(model: Predictor, program: Program, rates: Rates, fields: Fields,
         if text is not None:
             keep = jax.random.bernoulli(text_key, rates.text_kept, (size, 1, 1))
             rows = dataclasses.replace(rows, text=jnp.where(keep, text, 0.0))
-        logits, more = model.apply({'params': params}, *_inputs(model, fields, rows), train=True,
+        logits, more = model.apply({'params': params}, *inputs(model, fields, rows), train=True,
                                    rngs={'dropout': dropout_key}, mutable=['losses', 'statistics'])
         loss = objectives.OBJECTIVES[program.objective](logits, rows.label, mask)
         for values in jax.tree.leaves(more.get('losses', {})):
@@ -272,7 +212,7 @@ def _run_epoch(model: Predictor, program: Program, rates: Rates, fields: Fields,
     def step(carry, batch):
         params, opt_state = carry
         index, mask, n = batch
-        rows = _split(jax.tree.map(lambda x: x[index], train), program.mesh)
+        rows = split(jax.tree.map(lambda x: x[index], train), program.mesh)
         (loss, statistics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             params, rows, mask, jax.random.fold_in(key, n))
         updates, opt_state = optimizer.update(grads, opt_state, params)
@@ -282,7 +222,8 @@ def _run_epoch(model: Predictor, program: Program, rates: Rates, fields: Fields,
     (params, opt_state), (losses, sums) = jax.lax.scan(
         step, (state.params, state.opt_state),
         (order.reshape(steps, size), mask.reshape(steps, size), jnp.arange(steps)))
-    score = objectives.MONITORS[program.monitor](_logits(model, params, fields, valid, program.mesh), valid.label)
+    predicted = scoring.logits(model, params, fields, valid, program.mesh)
+    score = objectives.MONITORS[program.monitor](predicted, valid.label)
     bad = ~jnp.isfinite(losses)
     return next_state(state, params, opt_state, score), {
         'loss': sums.sum() / num_rows, 'score': score, 'bad_step': jnp.where(bad.any(), jnp.argmax(bad), -1)}
@@ -313,51 +254,6 @@ def _replaced(params: Any, leaves: Any) -> Any:
     if not isinstance(leaves, dict):
         return leaves
     return params | {name: _replaced(params[name], leaf) for name, leaf in leaves.items()}
-
-
-def _split(rows: Rows, mesh: Mesh | None) -> Rows:
-    """A batch, its rows spread over the mesh."""
-    return jax.tree.map(lambda x: constrain(x, ('batch', *(None,) * (x.ndim - 1)), mesh), rows)
-
-
-def _logits(model: Predictor, params: Any, fields: Fields, rows: Rows, mesh: Mesh | None = None, block: int = 4096):
-    """Logits [N], `block` rows at a time, so that memory does not grow with N."""
-    apply = lambda rows: model.apply({'params': params}, *_inputs(model, fields, _split(rows, mesh)))
-    return _in_blocks(apply, rows, block)
-
-
-def _in_blocks(apply: Callable[[Rows], jax.Array], rows: Rows, block: int) -> jax.Array:
-    """`apply` of N rows, at most `block` at a time: its results [N, ...]."""
-    num_rows = rows.user.shape[0]
-    num_blocks = -(-num_rows // block)
-    block = -(-num_rows // num_blocks)  # of even sizes: less is filled up
-    pad = num_blocks * block - num_rows
-
-    def blocks(x):
-        return jnp.pad(x, [(0, pad)] + [(0, 0)] * (x.ndim - 1)).reshape(num_blocks, block, *x.shape[1:])
-
-    result = jax.lax.map(apply, jax.tree.map(blocks, rows))
-    return result.reshape(-1, *result.shape[2:])[:num_rows]
-
-
-@functools.partial(jax.jit, static_argnames=('model',))
-def attention(model: Predictor, params: Any, fields: Fields, rows: Rows) -> jax.Array:
-    """alpha [N, I, I] of a model that sows its attention, as RecPIE's rating network does."""
-
-    def apply(rows):
-        _, seen = model.apply({'params': params}, *_inputs(model, fields, rows), mutable=['intermediates'])
-        return seen['intermediates']['attention'][0]
-
-    return _in_blocks(apply, rows, 4096)
-
-
-@functools.partial(jax.jit, static_argnames=('model',))
-def predict(model: Predictor, params: Any, fields: Fields, rows: Rows) -> jax.Array:
-    """Scores s = sigmoid(logit), float32 [N]: of clicks, or places on the scale of ratings.
-
-    With `rows.text` None, ExpCTR eq. 13's ablation.
-    """
-    return jax.nn.sigmoid(_logits(model, params, fields, rows))
 
 
 def finished_seeds(state: State, config: Any) -> jax.Array:
@@ -399,12 +295,6 @@ def _run_epoch_of_seeds(model: Predictor, program: Program, rates: Rates, fields
     return jax.vmap(one)(states, done)
 
 
-@functools.partial(jax.jit, static_argnames=('model',))
-def predict_of_seeds(model: Predictor, params: Any, fields: Fields, rows: Rows) -> jax.Array:
-    """`predict` of stacked params: [S, N]."""
-    return jax.vmap(lambda params: predict(model, params, fields, rows))(params)
-
-
 def fit(model: Predictor, config: TrainConfig, fields: Fields, train: Rows, valid: Rows, *,
         key: jax.Array | None = None, state: State | None = None,
         on_epoch: OnEpoch | None = None, mesh: Mesh | None = None) -> State:
@@ -443,8 +333,8 @@ def fit(model: Predictor, config: TrainConfig, fields: Fields, train: Rows, vali
             bad = int(bad_step[bad_step >= 0].min())
             raise UserError(f'The predictor\'s loss is no finite number in step {(epoch - 1) * steps + bad + 1} (epoch '
                             f'{epoch}, its step {bad + 1} of {steps}): lower learning_rate (now '
-                            f'{config.learning_rate:g}) or check the text features for values that are not finite. States up to the epoch before '
-                            'are sound.')
+                            f'{config.learning_rate:g}) or check the text features for values that are not finite. '
+                            'States up to the epoch before are sound.')
         metrics = {'epoch': epoch} | {name: float(np.mean(value)) for name, value in metrics.items()}
         if not np.isfinite(metrics['score']):
             raise UserError(f'The score "{config.monitor}" of the validation rows is '
