@@ -41,7 +41,9 @@ PHASE = re.compile(r'^(\d\d-\w+-\w+): ', re.M)
 
 # A child begins with what the server of forks has imported, which takes as long as all that a child does.
 FORKS = multiprocessing.get_context('forkserver')
-FORKS.set_forkserver_preload(['xrec_jax.phases.schedule', 'xrec_jax.runs.watch', 'transformers'])
+FORKS.set_forkserver_preload(['xrec_jax.cli', 'xrec_jax.phases.schedule', 'xrec_jax.runs.watch',
+                              'xrec_jax.language.stories', 'pandas', 'transformers.models.llama',
+                              'transformers.models.auto.tokenization_auto'])
 
 
 def _train(arguments: Sequence[str], log: pathlib.Path) -> None:

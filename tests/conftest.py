@@ -4,11 +4,8 @@ The compiler does not optimise, and emits loops by its older, plainer way (a thi
 test's time is compilation.
 """
 
-import atexit
 import os
 import pathlib
-import shutil
-import tempfile
 
 import pytest
 
@@ -20,11 +17,9 @@ for _flag, _value in (('--xla_force_host_platform_device_count', 8), ('--xla_bac
                       ('--xla_cpu_collective_call_terminate_timeout_seconds', 600)):
     if _flag not in os.environ.get('XLA_FLAGS', ''):
         os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_flag}={_value}'.strip()
-# Tests start programs. Where Python is told to keep no bytecode, each of them would compile all packages anew, for
-# seconds: they share a folder of it. (pytest-xdist's workers have it from the process that started them.)
-if os.environ.pop('PYTHONDONTWRITEBYTECODE', None):
-    os.environ['PYTHONPYCACHEPREFIX'] = tempfile.mkdtemp(prefix='bytecode-')
-    atexit.register(shutil.rmtree, os.environ['PYTHONPYCACHEPREFIX'], ignore_errors=True)
+# Tests start programs. Where Python is told to keep no bytecode, each of them would compile our modules anew.
+# (pytest-xdist's workers have it from the process that started them.)
+os.environ.pop('PYTHONDONTWRITEBYTECODE', None)
 # "None of PyTorch, TensorFlow >= 2.0, or Flax have been found": true, and no news.
 os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
 

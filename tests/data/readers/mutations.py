@@ -16,7 +16,7 @@ INSERTS = [b'\n', b'\r', b'\t', b',', b';', b'|', b'::', b'"', b"'", b'\\', b'{'
 
 
 def check_mutations(load: Callable[[pathlib.Path], tables.Dataset], files: Mapping[str, bytes], tmp_path: pathlib.Path,
-                    count: int = 1000, seed: int = 0, touched: int = 3) -> None:
+                    count: int = 400, seed: int = 0, touched: int = 3) -> None:
     """Mutates one of `files` (name → content; a name in .gz is compressed here) in each of `count` trials.
 
     `load(folder)` must raise a UserError that names the file, or give a dataset of which at most `touched`

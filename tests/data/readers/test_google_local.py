@@ -171,7 +171,7 @@ def test_bad_rows_are_passed_over_and_counted_where_that_is_wished(tmp_path):
     assert dataset.items.to_pylist() == [*ITEMS[:2], ITEMS[2] | {'attributes': [], 'details': []}, ITEMS[3]]
 
 
-@pytest.mark.parametrize('zip_codes, count', [((), 1000), (google_local.MOUNTAIN_VIEW, 300)])
+@pytest.mark.parametrize('zip_codes, count', [((), 400), (google_local.MOUNTAIN_VIEW, 200)])
 def test_damage_is_told_or_stays_in_its_row(tmp_path, zip_codes, count):
     files = {name: text.encode() for name, text in FILES.items()}
     check_mutations(lambda folder: load(folder, zip_codes=zip_codes), files, tmp_path, count=count)

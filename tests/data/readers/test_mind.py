@@ -212,7 +212,7 @@ def test_a_truncated_archive_is_said_to_be_one(tmp_path):
         catalog.load('mind-small', tmp_path)
 
 
-@pytest.mark.parametrize('count, options', [(1000, {}), (300, {'history': False, 'unclicked': True})])
+@pytest.mark.parametrize('count, options', [(400, {}), (200, {'history': False, 'unclicked': True})])
 def test_damage_is_told_or_stays_where_it_is(tmp_path, count, options):
     files = {f'train/{name}': text.encode() for name, text in FILES.items()}
     check_mutations(lambda folder: catalog.load('mind-small', folder, **options), files, tmp_path, count,
