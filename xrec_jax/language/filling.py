@@ -83,9 +83,7 @@ class Piece:
 def fill(parameters: Mapping[Path, Parameter], dtype: Any) -> dict[Path, jax.Array]:
     """The arrays in `dtype`, with their values from disk. Every process of the mesh has to call this."""
     on_host = all(parameter.on_cpu for parameter in parameters.values())
-    pieces = [piece for path, parameter in parameters.items()
-              for piece in _pieces(path, parameter, BLOCK if on_host else PIECE)]
-    pieces.sort(key=lambda piece: _place_on_disk(parameters[piece.path], piece))
+    pieces = pieces_in_order(parameters, BLOCK if on_host else PIECE)
     return (_fill_on_host if on_host else _fill_on_devices)(parameters, pieces, np.dtype(dtype))
 
 
@@ -223,8 +221,13 @@ def _read_ahead(read: Callable[[Piece], Any], pieces: Iterable[Piece]) -> Iterat
 # ------------------------------------------------------------------------------------ pieces
 
 
+def pieces_in_order(parameters: Mapping[Path, Parameter], numbers: int) -> list[Piece]:
+    """All pieces, of at most `numbers` of all slices together, as they lie on disk."""
+    pieces = [piece for path, parameter in parameters.items() for piece in _pieces(path, parameter, numbers)]
+    return sorted(pieces, key=lambda piece: _place_on_disk(parameters[piece.path], piece))
+
+
 def _pieces(path: Path, parameter: Parameter, numbers: int) -> Iterator[Piece]:
-    """Pieces of about equal size, of which all slices' parts together have at most `numbers`."""
     local, stacked = parameter.local_shape, parameter.num_stacked
     # The axis along which stored rows lie. A host reads rows in full, and those of all its devices.
     axis = len(local) - 1 if parameter.source.transposed else stacked
