@@ -182,6 +182,19 @@ def test_jax_takes_what_was_read_on_the_host_as_it_lies(monkeypatch):
     assert {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(params)} == {part.ctypes.data for part in made}
 
 
+def test_a_read_that_brings_less_than_was_asked_for_goes_on(monkeypatch):
+    whole, read = weights.load_model(GOLDEN / 'gqa_tied')[1], os.preadv
+    short = lambda rooms: [*rooms[:2], *(room[:7] for room in rooms[2:3])]  # two rows and a bit
+    monkeypatch.setattr(os, 'preadv', lambda file, rooms, offset: read(file, short(rooms), offset))
+    assert_same(weights.load_model(GOLDEN / 'gqa_tied')[1], whole)
+
+
+def test_a_file_that_has_become_shorter_is_named(monkeypatch):
+    monkeypatch.setattr(os, 'preadv', lambda *_: 0)
+    with pytest.raises(UserError, match='model.safetensors ended within tensor model.*; fetch it again'):
+        weights.load_model(GOLDEN / 'gqa_tied')
+
+
 @pytest.mark.parametrize('sizes', [None, {'data': 8}, {'data': 2, 'fsdp': 4}], ids=['no_mesh', 'copies', 'slices'])
 def test_loaded_weights_can_be_donated(sizes):
     mesh = meshes.make_mesh(sizes) if sizes else None
