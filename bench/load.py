@@ -209,8 +209,7 @@ def main() -> None:
     flags = parser.parse_args()
     if flags.worker:
         work = {'read': lambda: read(flags.folder), 'hold': lambda: hold(flags.folder),
-                'feed': lambda: feed(flags.folder),
-                'transformers': lambda: load_peer(flags.folder)}
+                'feed': lambda: feed(flags.folder), 'transformers': lambda: load_peer(flags.folder)}
         print(json.dumps(work.get(
             flags.worker, lambda: load(flags.worker, flags.folder, flags.number, flags.address))()))
         return

@@ -179,7 +179,8 @@ def main() -> int:
             run.wait_for(before)
             passed = run.work_for(random.uniform(0, seconds[phase]), phase)
             if phase in run.done:
-                seconds[phase] = passed  # another load on the machine than before: later moments are drawn from this
+                # Less load on the machine than before; or hardly anything was left of the phase, hence by half at most.
+                seconds[phase] = max(passed, seconds[phase] / 2)
             if run.process.is_alive():
                 done = run.done
                 killed_in.append((phases + ['end'])[phases.index(done[-1]) + 1] if done else phases[1])

@@ -3,7 +3,7 @@
   `read_json`, `read_config`   a JSON file of the directory; its `config.json`
   `open_tensors`               name → `Stored` for the whole directory, from the headers alone
   `open_file`                  the same for one safetensors file
-  `Stored.read`                a range of rows, from the disk into a fresh array
+  `Stored.read`                a range of rows, from the disk into a fresh array or a given one
   `read_tensors`               all tensors at once, for small models
   `write_stream`, `write_json` a safetensors file, tensor after tensor; a JSON file
   `fingerprint`                what tells one model from another, from a little of every file

@@ -48,7 +48,8 @@ def load_model(directory: str | os.PathLike, mesh: Mesh | None = None, **overrid
     """Config and base weights of a Hugging Face directory.
 
     Names and shapes of all tensors are checked by their headers before any weights are read; then
-    each host reads what its devices need, about 16 MiB at a time, and never holds a whole parameter.
+    each host reads what its devices need, in a few pieces of at most 16 MiB at once, and never holds a whole
+    parameter beside them.
 
     Args:
       directory: holds `config.json` and safetensors, one file or several with an index, in float32,
